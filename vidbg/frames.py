@@ -1,0 +1,201 @@
+"""What passes between the stages: small frozen records, no behaviour beyond their own sums.
+
+Layout conventions, used everywhere:
+
+* A *plane* is one component of a frame, ``(B, H, W)``, uint8 for 8-bit formats and
+  uint16 (little end of the word, 9 to 16 significant bits) for deeper ones.
+* Planes come in FFmpeg's order: Y, Cb, Cr, or G, B, R for planar RGB.
+* A *matte* is what a network says, float32 in 0..1, ``(B, h, w)``, at any size.
+* An *alpha* is a matte made ready to composite: straight, at luma size, uint8 0..255 for
+  8-bit formats, uint16 0..65535 for deeper ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Plane = NDArray[np.uint8] | NDArray[np.uint16]
+    Planes = tuple[Plane, Plane, Plane]
+
+
+@dataclass(frozen=True, slots=True)
+class Colour:
+    """Colour tags in FFmpeg's names; "unknown" where the file does not say.
+
+    Attributes:
+        range: "tv" (limited), "pc" (full) or "unknown".
+        matrix: e.g. "bt709", "smpte170m", "bt470bg", "bt2020nc", "gbr", "unknown".
+        primaries: e.g. "bt709", "bt2020", "unknown".
+        transfer: e.g. "bt709", "smpte2084" (PQ), "arib-std-b67" (HLG), "unknown".
+    """
+
+    range: str = "unknown"
+    matrix: str = "unknown"
+    primaries: str = "unknown"
+    transfer: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneFormat:
+    """A working format: three planes, the first at full size, the others maybe subsampled.
+
+    Attributes:
+        pix_fmt: FFmpeg's name for the three planes, e.g. "yuv420p10le", "gbrp".
+        depth: Significant bits per sample, 8 to 16.
+        log2_chroma_w: Horizontal subsampling of planes 1 and 2 as a power of two.
+        log2_chroma_h: Vertical subsampling of planes 1 and 2 as a power of two.
+        is_rgb: Planes are G, B, R instead of Y, Cb, Cr.
+        chroma_location: Where a chroma sample sits relative to luma: "left" (MPEG-2,
+            H.264, HEVC), "center" (JPEG, MPEG-1) or "topleft". Of no effect at 4:4:4.
+    """
+
+    pix_fmt: str
+    depth: int
+    log2_chroma_w: int
+    log2_chroma_h: int
+    is_rgb: bool
+    chroma_location: str = "left"
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """1 for 8-bit samples, 2 for deeper ones."""
+        return 1 if self.depth == 8 else 2
+
+    def plane_sizes(
+        self, width: int, height: int
+    ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Return (height, width) of each plane; subsampled sizes round up, as FFmpeg's do."""
+        chroma = (
+            -(-height >> self.log2_chroma_h),
+            -(-width >> self.log2_chroma_w),
+        )
+        return (height, width), chroma, chroma
+
+
+@dataclass(frozen=True, slots=True)
+class AudioStream:
+    """One audio track. Times are in seconds on the file's own clock."""
+
+    index: int
+    codec: str
+    sample_rate: int
+    channels: int
+    start: Fraction
+    duration: Fraction | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubtitleStream:
+    """One subtitle track; ``is_text`` when it can be converted to another text format."""
+
+    index: int
+    codec: str
+    is_text: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a clip is, as far as can be told without decoding all of it.
+
+    Attributes:
+        path: The file.
+        container: FFmpeg's name of the demuxer, e.g. "mov,mp4,m4a,3gp,3g2,mj2".
+        codec: FFmpeg's name of the video codec.
+        stream_index: The video stream's index in the file.
+        width: Display columns in pixels: after rotation, before sample aspect ratio.
+        height: Display rows in pixels, after rotation.
+        rotation: Clockwise degrees that the container asks for: 0, 90, 180 or 270.
+        sar: Sample aspect ratio (pixel width / pixel height) after rotation; 1 if unset.
+        frame_rate: Frames per second of what decoding yields (for VFR: of the resampled
+            clip), exact.
+        time_base: Seconds per tick of the container's time stamps.
+        start: Presentation time of the first frame in seconds, relative to the
+            beginning of the file's own time line (its earliest stream).
+        duration: Seconds from the first frame's start to the last frame's end.
+        source_pix_fmt: FFmpeg's pix_fmt of the decoded stream.
+        format: The working format that decoding yields.
+        has_alpha: The source carries alpha of its own.
+        colour: Tags as the file states them.
+        is_vfr: Frames are unevenly spaced in time, so that decoding resamples them.
+        is_interlaced: Frames are stored as fields.
+        is_image: A still picture.
+        frame_count: Frames that decoding should yield, or None when unknown. An
+            estimate: never a loop bound or an allocation size.
+        missing_frames: Frames that the container promises but does not hold.
+        repeated_frames: Frames that resampling VFR shows more than once.
+        dropped_frames: Frames that resampling VFR leaves out.
+        audio: Audio tracks.
+        subtitles: Subtitle tracks.
+        has_chapters: The file has chapter marks.
+    """
+
+    path: Path
+    container: str
+    codec: str
+    stream_index: int
+    width: int
+    height: int
+    rotation: int
+    sar: Fraction
+    frame_rate: Fraction
+    time_base: Fraction
+    start: Fraction
+    duration: Fraction
+    source_pix_fmt: str
+    format: PlaneFormat
+    has_alpha: bool
+    colour: Colour
+    is_vfr: bool
+    is_interlaced: bool
+    is_image: bool
+    frame_count: int | None
+    missing_frames: int
+    repeated_frames: int
+    dropped_frames: int
+    audio: tuple[AudioStream, ...]
+    subtitles: tuple[SubtitleStream, ...]
+    has_chapters: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameBatch:
+    """Consecutive decoded frames.
+
+    Attributes:
+        planes: Three arrays ``(B, H, W)``, ``(B, h, w)``, ``(B, h, w)`` in the working
+            format. Treat as read-only.
+        format: The working format.
+        first_index: Index in the clip of the first frame; the others follow it.
+        source_alpha: The source's own straight alpha ``(B, H, W)`` in the samples' dtype,
+            full range at the format's depth, or None.
+    """
+
+    planes: Planes
+    format: PlaneFormat
+    first_index: int
+    source_alpha: Plane | None = None
+
+    def __len__(self) -> int:
+        return int(self.planes[0].shape[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MattedBatch:
+    """Decoded frames with their matte.
+
+    Attributes:
+        frames: The frames.
+        thumbnails: What the network saw, uint8 RGB ``(B, h, w, 3)``.
+        matte: float32 ``(B, h, w)`` in 0..1, straight, at the thumbnails' size.
+    """
+
+    frames: FrameBatch
+    thumbnails: NDArray[np.uint8]
+    matte: NDArray[np.float32]
