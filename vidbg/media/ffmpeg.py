@@ -1,0 +1,353 @@
+"""The FFmpeg binary: which one, how its processes are started, watched and ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vidbg.errors import FFmpegError
+
+logger = logging.getLogger(__name__)
+
+OLDEST_VERSION = (5, 1)
+# A process that neither takes nor gives a byte for this long is taken for dead. Generous:
+# a slow encoder with a long look-ahead on a busy machine may need a minute for a 4K frame.
+STALL_TIMEOUT_S = 300.0
+_POLL_S = 0.2
+_TAIL_LINES = 40
+_PIPE_BYTES = 1 << 20
+
+# Messages of level "error" that healthy files cause, by decoder bookkeeping alone.
+_HARMLESS = re.compile(
+    r"mmco: unref short failure|co located POCs unavailable"
+    r"|number of reference frames .* exceeds max|non monotonically increasing dts"
+    r"|Could not find codec parameters|Referenced QT chapter track not found"
+)
+_DAMAGE = re.compile(r"\[(?:error|fatal|panic)\]|corrupt decoded frame|[Pp]acket corrupt")
+
+
+@cache
+def executable() -> str:
+    """Return the path of the FFmpeg binary.
+
+    The one that the imageio-ffmpeg wheel carries, unless the environment variable
+    VIDBG_FFMPEG says "system" (the first on PATH) or names a file.
+
+    Raises:
+        FFmpegError: There is no such binary, it does not run, or it is older than 5.1.
+    """
+    choice = os.environ.get("VIDBG_FFMPEG", "")
+    if not choice:
+        import imageio_ffmpeg
+
+        try:
+            path = str(imageio_ffmpeg.get_ffmpeg_exe())
+        except RuntimeError as error:
+            raise FFmpegError(
+                "no FFmpeg binary came with imageio-ffmpeg",
+                hint="Install FFmpeg and set VIDBG_FFMPEG=system",
+            ) from error
+    else:
+        found = shutil.which("ffmpeg" if choice == "system" else choice)
+        if found is None:
+            raise FFmpegError(
+                f"VIDBG_FFMPEG={choice} names no program", hint="Unset it to use the bundled one"
+            )
+        path = found
+    found_version = _version(path)
+    if found_version is not None and found_version < OLDEST_VERSION:
+        raise FFmpegError(
+            f"FFmpeg {'.'.join(map(str, found_version))} is too old, 5.1 is needed",
+            path=path,
+            hint="Unset VIDBG_FFMPEG to use the bundled one",
+        )
+    return path
+
+
+def _version(path: str) -> tuple[int, int] | None:
+    """Return FFmpeg's (major, minor), or None for a build that has no release number."""
+    try:
+        shown = subprocess.run(  # noqa: S603 - argv list, no shell
+            [path, "-hide_banner", "-version"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            check=True,
+        ).stdout.decode("utf-8", "replace")
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FFmpegError(f"FFmpeg does not run ({error})", path=path) from error
+    match = re.match(r"ffmpeg version n?(\d+)\.(\d+)", shown)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def file_url(path: Path) -> str:
+    """Return a path in the form that FFmpeg never takes for a protocol or an option."""
+    return f"file:{path}"
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """Return a full argv: the binary, our logging options, then ``arguments``.
+
+    Args:
+        arguments: What ffmpeg-python compiled, without the binary's name.
+    """
+    return [executable(), "-hide_banner", "-nostats", "-v", "level+warning", *arguments]
+
+
+class Process:
+    """A running FFmpeg in a session of its own, with its stderr drained.
+
+    As a context manager it never leaves a process behind: leaving the block kills
+    whatever still runs.
+
+    Args:
+        arguments: FFmpeg's arguments, without the binary and logging options.
+        writes: We will write to its standard input.
+        reads: We will read from its standard output.
+
+    Raises:
+        FFmpegError: The binary is missing or cannot be started.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], *, writes: bool = False, reads: bool = False
+    ) -> None:
+        argv = command(arguments)
+        logger.debug("start %s", argv)
+        try:
+            self._popen = subprocess.Popen(  # noqa: S603 - argv list, no shell
+                argv,
+                stdin=subprocess.PIPE if writes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if reads else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.damage_count = 0
+        self.first_damage: str | None = None
+        self.was_killed = False
+        self._drain = threading.Thread(target=self._drain_stderr, name="vidbg-stderr", daemon=True)
+        self._drain.start()
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                _prepare_pipe(pipe.fileno())
+
+    @property
+    def returncode(self) -> int | None:
+        """FFmpeg's exit status, or None while it runs."""
+        return self._popen.poll()
+
+    def _drain_stderr(self) -> None:
+        stream = self._popen.stderr
+        if stream is None:
+            return
+        pending = b""
+        while chunk := stream.read(65536):
+            *lines, pending = (pending + chunk).split(b"\n")
+            pending = pending[-4096:]  # a hostile file can make FFmpeg print without an end
+            for line in lines:
+                self._note(line)
+        self._note(pending)
+
+    def _note(self, raw: bytes) -> None:
+        line = raw.decode("utf-8", "replace").strip()
+        if not line:
+            return
+        self.tail.append(line[:1000])
+        logger.debug("ffmpeg: %s", line)
+        if _DAMAGE.search(line) and not _HARMLESS.search(line):
+            self.damage_count += 1
+            if self.first_damage is None:
+                self.first_damage = plain(line)
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` from standard output; return how many bytes came before its end.
+
+        Raises:
+            FFmpegError: Nothing came for :data:`STALL_TIMEOUT_S` seconds.
+        """
+        stream = self._popen.stdout
+        if stream is None:
+            raise ValueError("the process was started without reads=True")
+        filled = 0
+        while filled < len(buffer):
+            self._await(stream.fileno(), select.POLLIN if hasattr(select, "POLLIN") else 0)
+            try:
+                count = stream.readinto(buffer[filled:])  # type: ignore[attr-defined]
+            except ValueError:  # closed by kill() in another thread
+                return filled
+            if count is None:
+                continue
+            if count == 0:
+                break
+            filled += count
+        return filled
+
+    def write(self, chunk: memoryview) -> None:
+        """Write all of ``chunk`` to standard input.
+
+        Raises:
+            BrokenPipeError: The process has ended.
+            FFmpegError: It took nothing for :data:`STALL_TIMEOUT_S` seconds.
+        """
+        stream = self._popen.stdin
+        if stream is None:
+            raise ValueError("the process was started without writes=True")
+        sent = 0
+        while sent < len(chunk):
+            self._await(stream.fileno(), select.POLLOUT if hasattr(select, "POLLOUT") else 0)
+            try:
+                sent += stream.write(chunk[sent:]) or 0
+            except BlockingIOError:
+                continue
+
+    def _await(self, fd: int, event: int) -> None:
+        """Wait until a pipe is ready, in steps short enough for signals to be handled."""
+        if not hasattr(select, "poll"):  # Windows: pipes block, and cannot be polled
+            return
+        poll = select.poll()
+        poll.register(fd, event)
+        deadline = time.monotonic() + STALL_TIMEOUT_S
+        while not poll.poll(_POLL_S * 1000):
+            if self.was_killed:
+                return
+            if time.monotonic() > deadline:
+                raise FFmpegError(f"FFmpeg made no progress for {STALL_TIMEOUT_S:.0f} seconds")
+
+    def close_stdin(self) -> None:
+        """Tell the process that no more input comes."""
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
+
+    def wait(self, timeout_s: float = STALL_TIMEOUT_S) -> int:
+        """Wait for the end of the process and of its messages; return its exit status.
+
+        Raises:
+            FFmpegError: It did not end within ``timeout_s`` seconds.
+        """
+        try:
+            status = self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error
+        self._drain.join(5)
+        return status
+
+    def kill(self) -> None:
+        """End the process and its children at once. Safe to call twice and from any thread."""
+        self.was_killed = True
+        if self._popen.poll() is None:
+            try:
+                if os.name == "posix":
+                    os.killpg(self._popen.pid, signal.SIGKILL)
+                else:
+                    self._popen.kill()
+            except ProcessLookupError:
+                pass
+
+    def cause(self) -> str:
+        """Return the line of FFmpeg's messages that best says why it failed."""
+        lines = [plain(line) for line in self.tail]
+        for line in reversed(lines):
+            if re.search(r"No space left|Permission denied|File too large|Read-only|quota", line):
+                return line
+        return self.first_damage or (lines[-1] if lines else "no message")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._popen.wait()
+        self._drain.join(5)
+        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+
+
+def plain(line: str) -> str:
+    """Return a line of FFmpeg's without its "[h264 @ 0x55…] [error]" prefixes."""
+    return re.sub(r"^(?:\[[^\]]*\]\s*)+", "", line)
+
+
+def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float = 120.0) -> Ran:
+    """Run FFmpeg to its end and return what it wrote.
+
+    Args:
+        arguments: FFmpeg's arguments, without the binary and logging options.
+        feed: Bytes for its standard input.
+        timeout_s: Seconds after which it is killed.
+
+    Raises:
+        FFmpegError: It cannot be started, or ran out of time. Its exit status is the
+            caller's to judge.
+    """
+    argv = command(arguments)
+    logger.debug("run %s", argv)
+    try:
+        done = subprocess.run(  # noqa: S603 - argv list, no shell
+            argv,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            start_new_session=True,
+            **({"stdin": subprocess.DEVNULL} if feed is None else {"input": feed}),  # type: ignore[arg-type]
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error
+    except OSError as error:
+        raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
+    lines = tuple(done.stderr.decode("utf-8", "replace").splitlines())
+    return Ran(done.returncode, done.stdout, lines)
+
+
+class Ran:
+    """What a finished FFmpeg left: exit status, standard output, lines of messages."""
+
+    def __init__(self, returncode: int, stdout: bytes, lines: tuple[str, ...]) -> None:
+        self.returncode = returncode
+        self.stdout = stdout
+        self.lines = lines
+
+    def cause(self) -> str:
+        """Return the last line of its messages of level error, else the last of all."""
+        wrong = [line for line in self.lines if _DAMAGE.search(line)]
+        lines = wrong or list(self.lines)
+        return plain(lines[0]) if lines else "no message"
+
+
+def _prepare_pipe(fd: int) -> None:
+    """Make a pipe large, so that a frame takes few wake-ups, and never block for good."""
+    if os.name != "posix":
+        return
+    os.set_blocking(fd, False)
+    try:
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)  # type: ignore[attr-defined,unused-ignore]
+    except (AttributeError, OSError):
+        # Not Linux, or the user's pipe quota is used up: the default size works, slower.
+        logger.debug("pipe size stays at the default")

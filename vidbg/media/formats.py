@@ -1,0 +1,320 @@
+"""Pixel formats and file formats: what a decoded pix_fmt becomes, what a container can carry.
+
+Importing this module is cheap: the command line takes its choices from the tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vidbg.frames import PlaneFormat
+
+IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .avif .heic .jp2 .tga".split())
+
+_ALPHA_DEPTHS = {
+    "yuva420p": (8, 9, 10, 16),
+    "yuva422p": (8, 9, 10, 12, 16),
+    "yuva444p": (8, 9, 10, 12, 16),
+    "gbrap": (8, 10, 12, 14, 16),
+}
+_PLAIN_DEPTHS = {
+    "yuv420p": (8, 9, 10, 12, 14, 16),
+    "yuv422p": (8, 9, 10, 12, 14, 16),
+    "yuv444p": (8, 9, 10, 12, 14, 16),
+    "yuv440p": (8, 10, 12),
+    "yuv411p": (8,),
+    "yuv410p": (8,),
+    "gbrp": (8, 9, 10, 12, 14, 16),
+}
+_SUBSAMPLING = {(1, 1): "420", (1, 0): "422", (0, 0): "444", (0, 1): "440", (2, 0): "411"}
+_SUBSAMPLING[2, 2] = "410"
+
+
+def pix_fmt_name(family: str, depth: int) -> str:
+    """Return FFmpeg's little-endian pix_fmt, e.g. ("yuv420p", 10) → "yuv420p10le"."""
+    return family if depth == 8 else f"{family}{depth}le"
+
+
+def working_format(
+    source_pix_fmt: str, *, turned: bool = False, chroma_location: str | None = None
+) -> tuple[PlaneFormat, bool]:
+    """Return the format that a decoded pix_fmt is worked on in, and whether it has alpha.
+
+    Args:
+        source_pix_fmt: FFmpeg's name of what the decoder yields, after rotation.
+        turned: The picture is rotated by a quarter turn.
+        chroma_location: "left", "center" or "topleft" where known.
+
+    Raises:
+        ValueError: FFmpeg's libraries know no pix_fmt of that name.
+    """
+    import av
+
+    source = av.VideoFormat(source_pix_fmt)
+    components = source.components
+    has_alpha = source.has_palette or any(part.is_alpha for part in components)
+    bits = 8 if source.has_palette or source.is_bayer else max(part.bits for part in components)
+    is_rgb = source.is_rgb or source.has_palette or source.is_bayer or "xyz" in source.name
+    if source.is_bayer and "16" in source.name:
+        bits = 16
+    if is_rgb:
+        family, shifts = "gbrp", (0, 0)
+    elif len(components) - any(part.is_alpha for part in components) == 1:  # grey
+        family, shifts = "yuv420p", (1, 1)
+    else:
+        # Sizes that are multiples of every subsampling give the exact shifts.
+        shifts = (
+            (16 // source.chroma_width(16)).bit_length() - 1,
+            (16 // source.chroma_height(16)).bit_length() - 1,
+        )
+        if turned and shifts[0] != shifts[1]:
+            shifts = (0, 0)
+        family = f"yuv{_SUBSAMPLING[shifts]}p"
+    depth = _depth(_PLAIN_DEPTHS[family], bits)
+    location = chroma_location or ("center" if source.name.startswith("yuvj") else "left")
+    plane_format = PlaneFormat(
+        pix_fmt=pix_fmt_name(family, depth),
+        depth=depth,
+        log2_chroma_w=shifts[0],
+        log2_chroma_h=shifts[1],
+        is_rgb=is_rgb,
+        chroma_location=location,
+    )
+    return plane_format, has_alpha
+
+
+def _depth(offered: tuple[int, ...], bits: int) -> int:
+    """Return the smallest offered depth that holds ``bits``, or the deepest there is."""
+    return next((depth for depth in offered if depth >= bits), offered[-1])
+
+
+def alpha_layout(plane_format: PlaneFormat) -> tuple[str, int]:
+    """Return the pix_fmt that carries these planes and an alpha plane, and its depth.
+
+    The depth is the format's own or the next that FFmpeg has with alpha; formats with no
+    alpha variant at all (4:4:0, 4:1:1, 4:1:0) become 4:4:4.
+    """
+    base = plane_format.pix_fmt.removesuffix("le")
+    family = next(name for name in _PLAIN_DEPTHS if base.startswith(name))
+    with_alpha = "gbrap" if family == "gbrp" else family.replace("yuv", "yuva")
+    if with_alpha not in _ALPHA_DEPTHS:
+        with_alpha = "yuva444p"
+    depth = _depth(_ALPHA_DEPTHS[with_alpha], plane_format.depth)
+    return pix_fmt_name(with_alpha, depth), depth
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """A video codec that vidbg writes.
+
+    Attributes:
+        encoder: FFmpeg's encoder.
+        options: Fixed encoder options.
+        crf: Default constant quality, or None where quality is not chosen that way.
+        crf_range: Lowest (best) and highest --crf.
+        preset_option: The encoder option that --preset sets, or None.
+        preset: Default preset.
+        presets: Every preset, fastest first.
+        depths: Bit depths it stores, or () for the source's own, whatever it is.
+        families: pix_fmt families it stores, plainest first; () for the source's own.
+        alpha_family: The family it stores with alpha, or None; "" for the source's own.
+        even_sizes: Width and height must be even.
+        tag: Four-character code for MP4 and MOV where FFmpeg's default plays less widely.
+    """
+
+    encoder: str
+    options: tuple[tuple[str, str], ...] = ()
+    crf: int | None = None
+    crf_range: tuple[int, int] = (0, 63)
+    preset_option: str | None = None
+    preset: str | None = None
+    presets: tuple[str, ...] = ()
+    depths: tuple[int, ...] = (8,)
+    families: tuple[str, ...] = ("yuv420p",)
+    alpha_family: str | None = None
+    even_sizes: bool = False
+    tag: str | None = None
+
+
+_X26X_PRESETS = tuple("ultrafast superfast veryfast faster fast medium slow slower veryslow".split())
+
+CODECS: dict[str, Codec] = {
+    "h264": Codec(
+        "libx264",
+        crf=19,
+        crf_range=(0, 51),
+        preset_option="preset",
+        preset="veryfast",
+        presets=_X26X_PRESETS,
+        even_sizes=True,
+    ),
+    "hevc": Codec(
+        "libx265",
+        options=(("x265-params", "log-level=error"),),
+        crf=22,
+        crf_range=(0, 51),
+        preset_option="preset",
+        preset="veryfast",
+        presets=_X26X_PRESETS,
+        depths=(8, 10, 12),
+        even_sizes=True,
+        tag="hvc1",
+    ),
+    "av1": Codec(
+        "libsvtav1",
+        crf=30,
+        preset_option="preset",
+        preset="8",
+        presets=tuple(str(n) for n in range(13, -1, -1)),
+        depths=(8, 10),
+        even_sizes=True,
+    ),
+    "vp9": Codec(
+        "libvpx-vp9",
+        # b:v 0 makes crf mean constant quality; alternate reference frames break alpha.
+        options=(("b:v", "0"), ("row-mt", "1"), ("deadline", "good"), ("auto-alt-ref", "0")),
+        crf=28,
+        preset_option="cpu-used",
+        preset="5",
+        presets=tuple(str(n) for n in range(8, -1, -1)),
+        depths=(8, 10),
+        alpha_family="yuva420p",
+        even_sizes=True,
+    ),
+    "prores": Codec(
+        "prores_ks",
+        options=(("vendor", "apl0"),),
+        depths=(10,),
+        families=("yuv422p", "yuv444p"),
+        alpha_family="yuva444p",
+    ),
+    "ffv1": Codec(
+        "ffv1",
+        options=(("level", "3"), ("g", "1"), ("slices", "4"), ("slicecrc", "1")),
+        depths=(),
+        families=(),
+        alpha_family="",
+    ),
+    "png": Codec("png", depths=(8, 16), families=("rgb",), alpha_family="rgba"),
+    "jpeg": Codec("mjpeg", options=(("q:v", "2"), ("huffman", "optimal")), families=("yuv444p",)),
+}
+VIDEO_CODECS = ("h264", "hevc", "av1", "vp9", "prores", "ffv1")
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A file format that vidbg writes.
+
+    Attributes:
+        muxer: FFmpeg's muxer.
+        codecs: Codecs it carries, the default first.
+        alpha_codecs: Codecs it carries with alpha, the default first.
+        matte_codec: Default codec of a grey matte.
+        audio_copied: Audio codecs it carries unchanged; None for any.
+        audio_encoder: What other audio is encoded with; None for no audio at all.
+        text_subtitles: Codec that text subtitles are converted to, or None to leave out.
+        subtitles_copied: Subtitle codecs it carries unchanged; None for any.
+        has_chapters: It carries chapter marks.
+        options: Fixed muxer options.
+    """
+
+    muxer: str
+    codecs: tuple[str, ...]
+    alpha_codecs: tuple[str, ...] = ()
+    matte_codec: str = ""
+    audio_copied: frozenset[str] | None = frozenset()
+    audio_encoder: str | None = None
+    text_subtitles: str | None = None
+    subtitles_copied: frozenset[str] | None = frozenset()
+    has_chapters: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+
+
+_MP4_AUDIO = frozenset("aac mp3 ac3 eac3 alac opus flac".split())
+_MOV_AUDIO = frozenset("aac mp3 ac3 eac3 alac".split())
+_PCM = frozenset(
+    "pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f64le".split()
+)
+_MP4_OPTIONS = (("movflags", "+faststart"),)
+
+CONTAINERS: dict[str, Container] = {
+    ".mp4": Container(
+        muxer="mp4",
+        codecs=("h264", "hevc", "av1", "vp9"),
+        matte_codec="h264",
+        audio_copied=_MP4_AUDIO,
+        audio_encoder="aac",
+        text_subtitles="mov_text",
+        subtitles_copied=frozenset({"mov_text"}),
+        has_chapters=True,
+        options=_MP4_OPTIONS,
+    ),
+    ".mov": Container(
+        muxer="mov",
+        codecs=("h264", "hevc", "prores"),
+        alpha_codecs=("prores",),
+        matte_codec="h264",
+        audio_copied=_MOV_AUDIO | _PCM,
+        audio_encoder="aac",
+        text_subtitles="mov_text",
+        subtitles_copied=frozenset({"mov_text"}),
+        has_chapters=True,
+        options=_MP4_OPTIONS,
+    ),
+    ".mkv": Container(
+        muxer="matroska",
+        codecs=("h264", "hevc", "av1", "vp9", "prores", "ffv1"),
+        alpha_codecs=("ffv1", "vp9", "prores"),
+        matte_codec="ffv1",
+        audio_copied=None,
+        audio_encoder="aac",
+        text_subtitles="subrip",
+        subtitles_copied=frozenset(
+            "subrip ass ssa webvtt text hdmv_pgs_subtitle dvd_subtitle dvb_subtitle".split()
+        ),
+        has_chapters=True,
+    ),
+    ".webm": Container(
+        muxer="webm",
+        codecs=("vp9", "av1"),
+        alpha_codecs=("vp9",),
+        matte_codec="vp9",
+        audio_copied=frozenset({"opus", "vorbis"}),
+        audio_encoder="libopus",
+        text_subtitles="webvtt",
+        subtitles_copied=frozenset({"webvtt"}),
+        has_chapters=True,
+    ),
+    ".png": Container("image2", ("png",), ("png",), "png", options=(("update", "1"),)),
+    ".jpg": Container("image2", ("jpeg",), (), "jpeg", options=(("update", "1"),)),
+}
+CONTAINERS[".m4v"] = CONTAINERS[".mp4"]
+CONTAINERS[".jpeg"] = CONTAINERS[".jpg"]
+
+
+def stored_pix_fmt(codec: Codec, plane_format: PlaneFormat, kind: str) -> str:
+    """Return the pix_fmt that a codec stores this working format in.
+
+    Args:
+        codec: The codec.
+        plane_format: The working format.
+        kind: "composite", "alpha" (with an alpha plane) or "matte" (one grey plane).
+    """
+    if kind == "matte":
+        if not codec.families:
+            return "gray" if plane_format.depth == 8 else "gray16le"
+        if codec.families[0] == "rgb":
+            return "gray" if plane_format.depth == 8 else "gray16be"
+        return pix_fmt_name(codec.families[0], codec.depths[0])
+    if not codec.families:
+        return alpha_layout(plane_format)[0] if kind == "alpha" else plane_format.pix_fmt
+    depth = _depth(codec.depths, plane_format.depth)
+    if codec.families[0] == "rgb":
+        names = {8: "rgb24", 16: "rgb48be"} if kind == "composite" else {8: "rgba", 16: "rgba64be"}
+        return names[depth]
+    if kind == "alpha":
+        family = codec.alpha_family or ""
+        return pix_fmt_name(family, 8 if family == "yuva420p" else depth)
+    is_full_chroma = plane_format.log2_chroma_w == 0
+    family = codec.families[-1] if is_full_chroma else codec.families[0]
+    return pix_fmt_name(family, depth)
