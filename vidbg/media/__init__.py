@@ -1,1 +1,1 @@
-
+"""Files in, files out: everything that FFmpeg does for us."""

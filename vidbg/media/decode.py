@@ -5,61 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from vidbg.errors import DecodeError, FFmpegError
-from vidbg.frames import FrameBatch, PlaneFormat, VideoInfo
+from vidbg.frames import FrameBatch, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import alpha_layout
-from vidbg.media.probe import forced_decoder, source_input
-
-if TYPE_CHECKING:
-    from vidbg.frames import Plane, Planes
+from vidbg.media.rawvideo import read_batches
+from vidbg.media.source import opened_at, seconds, seek_point
 
 logger = logging.getLogger(__name__)
-
-# How far before a wanted time to start decoding, so that a demuxer that lands late or a
-# decoder that needs a run-up still gives the wanted frame.
-_PREROLL_S = Fraction(5)
-# Containers whose index makes seeking exact; all others are decoded from the beginning.
-_INDEXED = frozenset({"mov", "matroska"})
-# Bit-exact and with chroma of every pixel: conversions here are between layouts of the same
-# samples, and must not change them.
-EXACT_FLAGS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
-
-
-def seek_point(info: VideoInfo, time_s: Fraction) -> Fraction:
-    """Return from where to read a file so that ``time_s`` is surely decoded, in seconds.
-
-    Args:
-        info: The clip.
-        time_s: Seconds on the file's clock.
-    """
-    if not _INDEXED & set(info.container.split(",")):
-        return Fraction(0)
-    return max(Fraction(0), time_s - _PREROLL_S)
-
-
-def seconds(value: Fraction) -> str:
-    """Return a time as FFmpeg reads it, to the microsecond."""
-    return f"{float(value):.6f}"
-
-
-def opened_at(info: VideoInfo, seek_s: Fraction) -> Any:
-    """Return an ffmpeg-python node of a clip's video, read from ``seek_s`` on.
-
-    Times in it count from ``seek_s`` on the file's clock; earlier frames come with
-    negative times.
-    """
-    options: dict[str, object] = {}
-    if seek_s > 0:
-        options = {"ss": seconds(seek_s), "noaccurate_seek": None}
-    source = source_input(
-        info.path, is_image=info.is_image, decoder=forced_decoder(info), **options
-    )
-    return source[str(info.stream_index)]
 
 
 class FrameReader:
@@ -204,7 +159,7 @@ def exact_format(node: Any, info: VideoInfo, *, alpha: bool) -> Any:
         "scale",
         w=width,
         h=height,
-        flags=f"bicubic+{EXACT_FLAGS}",
+        flags=f"bicubic+{ff.EXACT_FLAGS}",
         in_range=spread,
         out_range=spread,
     )
@@ -254,69 +209,6 @@ def count_decodable(info: VideoInfo) -> int:
         except FFmpegError as error:
             raise DecodeError(error.message, path=info.path) from error
     return count
-
-
-def read_batches(
-    process: ff.Process,
-    plane_format: PlaneFormat,
-    size: tuple[int, int],
-    *,
-    batch_size: int,
-    first: int = 0,
-    alpha_depth: int | None = None,
-) -> Iterator[FrameBatch]:
-    """Yield the raw frames that a process writes to its standard output.
-
-    Args:
-        process: FFmpeg with rawvideo on its standard output.
-        plane_format: Format of the three planes.
-        size: Width and height in pixels.
-        batch_size: Frames per batch; the last may be shorter.
-        first: Index of the first frame.
-        alpha_depth: Bits of an alpha plane that follows the three, or None.
-    """
-    width, height = size
-    shapes = [*plane_format.plane_sizes(width, height)]
-    if alpha_depth is not None:
-        shapes.append((height, width))
-    dtype = np.dtype(np.uint8 if plane_format.depth == 8 else "<u2")
-    lengths = [h * w for h, w in shapes]
-    samples = sum(lengths)
-    frame_bytes = samples * dtype.itemsize
-    while True:
-        # A new buffer for each batch: earlier batches are still in use downstream.
-        buffer = np.empty((batch_size, samples), dtype)
-        filled = process.read_into(memoryview(buffer).cast("B"))
-        count = filled // frame_bytes
-        if count:
-            planes = _split(buffer[:count], lengths, shapes)
-            source_alpha = None
-            if alpha_depth is not None:
-                source_alpha = planes[3]
-                if alpha_depth > plane_format.depth:
-                    # The alpha layout is deeper than the format; bring all to its depth.
-                    planes = [plane >> (alpha_depth - plane_format.depth) for plane in planes]
-                    source_alpha = planes[3]
-            colour_planes: Planes = (planes[0], planes[1], planes[2])
-            yield FrameBatch(colour_planes, plane_format, first, source_alpha)
-            del planes, colour_planes, source_alpha
-        first += count
-        if filled < len(buffer) * frame_bytes:
-            return
-        del buffer
-
-
-def _split(
-    buffer: np.ndarray[Any, Any], lengths: list[int], shapes: list[tuple[int, int]]
-) -> list[Plane]:
-    """Return views of packed frames ``(B, samples)`` as one ``(B, h, w)`` array a plane."""
-    planes: list[Plane] = []
-    offset = 0
-    for length, (height, width) in zip(lengths, shapes, strict=True):
-        part = buffer[:, offset : offset + length]
-        planes.append(part.reshape(len(buffer), height, width))
-        offset += length
-    return planes
 
 
 def read_frames(info: VideoInfo, *, batch_size: int = 1) -> FrameReader:

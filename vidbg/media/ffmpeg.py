@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -26,6 +27,9 @@ OLDEST_VERSION = (5, 1)
 # A process that neither takes nor gives a byte for this long is taken for dead. Generous:
 # a slow encoder with a long look-ahead on a busy machine may need a minute for a 4K frame.
 STALL_TIMEOUT_S = 300.0
+# Bit-exact and with chroma of every pixel: conversions here are between layouts of the same
+# samples, and must not change them.
+EXACT_FLAGS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 _POLL_S = 0.2
 _TAIL_LINES = 40
 _PIPE_BYTES = 1 << 20
@@ -282,10 +286,8 @@ class Process:
         self._drain.join(5)
         for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if pipe is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
 
 
 def plain(line: str) -> str:
@@ -314,7 +316,7 @@ def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float
             timeout=timeout_s,
             check=False,
             start_new_session=True,
-            **({"stdin": subprocess.DEVNULL} if feed is None else {"input": feed}),  # type: ignore[arg-type]
+            input=b"" if feed is None else feed,
         )
     except subprocess.TimeoutExpired as error:
         raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error

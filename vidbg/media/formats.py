@@ -9,7 +9,21 @@ from dataclasses import dataclass
 
 from vidbg.frames import PlaneFormat
 
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .avif .heic .jp2 .tga".split())
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".jp2",
+        ".tga",
+    }
+)
 
 _ALPHA_DEPTHS = {
     "yuva420p": (8, 9, 10, 16),
@@ -136,7 +150,17 @@ class Codec:
     tag: str | None = None
 
 
-_X26X_PRESETS = tuple("ultrafast superfast veryfast faster fast medium slow slower veryslow".split())
+_X26X_PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+)
 
 CODECS: dict[str, Codec] = {
     "h264": Codec(
@@ -230,10 +254,37 @@ class Container:
     options: tuple[tuple[str, str], ...] = ()
 
 
-_MP4_AUDIO = frozenset("aac mp3 ac3 eac3 alac opus flac".split())
-_MOV_AUDIO = frozenset("aac mp3 ac3 eac3 alac".split())
+_MP4_AUDIO = frozenset(
+    {
+        "aac",
+        "mp3",
+        "ac3",
+        "eac3",
+        "alac",
+        "opus",
+        "flac",
+    }
+)
+_MOV_AUDIO = frozenset(
+    {
+        "aac",
+        "mp3",
+        "ac3",
+        "eac3",
+        "alac",
+    }
+)
 _PCM = frozenset(
-    "pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f64le".split()
+    {
+        "pcm_s16le",
+        "pcm_s16be",
+        "pcm_s24le",
+        "pcm_s24be",
+        "pcm_s32le",
+        "pcm_s32be",
+        "pcm_f32le",
+        "pcm_f64le",
+    }
 )
 _MP4_OPTIONS = (("movflags", "+faststart"),)
 
@@ -270,7 +321,16 @@ CONTAINERS: dict[str, Container] = {
         audio_encoder="aac",
         text_subtitles="subrip",
         subtitles_copied=frozenset(
-            "subrip ass ssa webvtt text hdmv_pgs_subtitle dvd_subtitle dvb_subtitle".split()
+            {
+                "subrip",
+                "ass",
+                "ssa",
+                "webvtt",
+                "text",
+                "hdmv_pgs_subtitle",
+                "dvd_subtitle",
+                "dvb_subtitle",
+            }
         ),
         has_chapters=True,
     ),
@@ -318,3 +378,16 @@ def stored_pix_fmt(codec: Codec, plane_format: PlaneFormat, kind: str) -> str:
     is_full_chroma = plane_format.log2_chroma_w == 0
     family = codec.families[-1] if is_full_chroma else codec.families[0]
     return pix_fmt_name(family, depth)
+
+
+def scale_matrix(matrix: str) -> str:
+    """Return a matrix in the names that FFmpeg's scale filter takes."""
+    return {
+        "bt709": "bt709",
+        "smpte170m": "smpte170m",
+        "bt470bg": "bt601",
+        "smpte240m": "smpte240m",
+        "fcc": "fcc",
+        "bt2020nc": "bt2020",
+        "bt2020c": "bt2020",
+    }.get(matrix, "bt709")

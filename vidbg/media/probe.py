@@ -12,12 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ffmpeg
-
 from vidbg.errors import DecodeError, InputError
 from vidbg.frames import AudioStream, Colour, SubtitleStream, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media import formats, timing
+from vidbg.media.source import source_input
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -25,8 +24,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Demuxers that open other files, named inside the one that was given.
-_PLAYLISTS = frozenset("hls concat dash imf webm_dash_manifest sdp rtsp lavfi".split())
-_TEXT_SUBTITLES = frozenset("subrip srt ass ssa webvtt mov_text text".split())
+_PLAYLISTS = frozenset(
+    {
+        "hls",
+        "concat",
+        "dash",
+        "imf",
+        "webm_dash_manifest",
+        "sdp",
+        "rtsp",
+        "lavfi",
+    }
+)
+_TEXT_SUBTITLES = frozenset(
+    {
+        "subrip",
+        "srt",
+        "ass",
+        "ssa",
+        "webvtt",
+        "mov_text",
+        "text",
+    }
+)
 # ISO/IEC 23091-2 (H.273) code points, in FFmpeg's names.
 _MATRICES = {
     0: "gbr",
@@ -340,36 +360,6 @@ def _info_level(arguments: list[str]) -> list[str]:
     return ["-v", "level+info", *arguments]
 
 
-def source_input(
-    path: Path, *, is_image: bool = False, decoder: str | None = None, **options: object
-) -> Any:
-    """Return an ffmpeg-python input node for a file of the user's.
-
-    Args:
-        path: The file; never taken for a protocol, an option or a name pattern.
-        is_image: It is a still: no pattern matching, no rotation by FFmpeg (its versions
-            differ in whether they honour EXIF, so that decode does it).
-        decoder: A decoder to force.
-        options: More input options.
-    """
-    chosen: dict[str, object] = {"protocol_whitelist": "file,pipe", **options}
-    if is_image:
-        chosen["noautorotate"] = None
-        if path.suffix.lower() not in (".avif", ".heic"):
-            chosen |= {"f": "image2", "pattern_type": "none"}
-    if decoder is not None:
-        chosen["c:v"] = decoder
-    return ffmpeg.input(ff.file_url(path), **chosen)
-
-
-def forced_decoder(info: VideoInfo) -> str | None:
-    """Return the decoder that a clip needs for its alpha, or None for FFmpeg's choice."""
-    is_vpx = info.codec in ("vp8", "vp9", "libvpx", "libvpx-vp9")
-    if not (is_vpx and info.has_alpha):
-        return None
-    return "libvpx" if info.codec in ("vp8", "libvpx") else "libvpx-vp9"
-
-
 def _vpx_alpha(stream: Any) -> str | None:
     """FFmpeg's own VP8 and VP9 decoders drop alpha; libvpx's keep it."""
     if stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) != "1":
@@ -429,5 +419,3 @@ def _fraction(rate: Any) -> Fraction | None:
 
 def _spread(stamps: list[int]) -> bool:
     return stamps[-1] > stamps[0]
-
-

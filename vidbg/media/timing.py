@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import ceil, floor
 from statistics import median
 
-STANDARD_RATES: tuple[Fraction, ...] = tuple(
-    Fraction(text)
-    for text in (
-        "6 7.5 8 10 12 12.5 15 18 20 24000/1001 24 25 30000/1001 30 48000/1001 48 50 "
-        "60000/1001 60 72 75 90 100 120000/1001 120 144 240000/1001 240"
-    ).split()
+# Frames per second of film, television, computer displays and cheap cameras.
+STANDARD_RATES: tuple[Fraction, ...] = (
+    *(Fraction(n) for n in (6, 8, 10, 12, 15, 18, 20, 24, 25, 30, 48, 50, 60)),
+    *(Fraction(n) for n in (72, 75, 90, 100, 120, 144, 240)),
+    *(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120, 240)),
+    *(Fraction(15, 2), Fraction(25, 2)),
 )
 
 _STRAYS_ALLOWED = 2
@@ -90,7 +91,7 @@ def typical_rate(stamps: Sequence[int], time_base: Fraction) -> Fraction:
         stamps: Presentation time stamps in ascending order, in ticks; at least two that differ.
         time_base: Seconds per tick.
     """
-    gaps = [b - a for a, b in zip(stamps, stamps[1:], strict=False) if b > a]
+    gaps = [b - a for a, b in itertools.pairwise(stamps) if b > a]
     return 1 / (Fraction(median(gaps)) * time_base)
 
 

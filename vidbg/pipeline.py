@@ -1,0 +1,508 @@
+"""The whole data flow of one clip: probe, decode, segment, smooth, finish, composite, encode."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+
+from vidbg import colour as colours
+from vidbg import composite
+from vidbg.colour_names import parse_colour
+from vidbg.errors import InputError, OutputError, VidbgError
+from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
+from vidbg.matting import chroma
+from vidbg.matting.refine import finish_matte
+from vidbg.media import audio, background, encode, timing
+from vidbg.media.decode import FrameReader, count_decodable, damaged_error
+from vidbg.media.probe import probe
+from vidbg.prefetch import Prefetch
+from vidbg.temporal.smooth import DEFAULT_STRENGTH, smooth
+
+if TYPE_CHECKING:
+    from vidbg.frames import Plane, Planes
+    from vidbg.matting.segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DEFAULT_MODEL = "u2netp"
+CHROMA_MODEL = "chroma"
+# The default radius of --bg blur, as a share of the frame's height: a clearly blurred room
+# in which shapes can still be told apart.
+_BLUR_SHARE = 1 / 40
+_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One clip to process. Times are in seconds.
+
+    Attributes:
+        source: The clip or picture.
+        output: What to write.
+        background: What goes behind the subject; None unless the output is a composite.
+        bg_fit: How the background fills the frame: "cover", "contain" or "stretch".
+        bg_end: What follows a background that is too short: "loop", "hold" or "black".
+        bg_start_s: Where in the background video to begin.
+        start_s: Begin with the first frame at or after this time on the clip's clock.
+        end_s: End before the first frame at or after this time.
+        model: A name from the registry, or "chroma"; None for the default.
+        weights: A checkpoint to use instead of a registered one.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto", "fp32", "fp16" or "bf16".
+        batch_size: Frames per call of the network; None chooses.
+        key: Screen colour for the chroma model: "auto" or a colour.
+        similarity: Chroma model: how far from the key still counts as screen, 0..1.
+        smoothness: Chroma model: how softly the edge falls off, 0..1.
+        smooth: Strength of temporal smoothing, 0..1; None for the model's default.
+        allow_damaged: Keep what decodes of a damaged clip instead of refusing it.
+    """
+
+    source: Path
+    output: encode.Output
+    background: background.Blur | background.Solid | Path | None = None
+    bg_fit: str = "cover"
+    bg_end: str = "loop"
+    bg_start_s: Fraction = Fraction(0)
+    start_s: Fraction | None = None
+    end_s: Fraction | None = None
+    model: str | None = None
+    weights: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    key: str = "auto"
+    similarity: float = chroma.DEFAULT_SIMILARITY
+    smoothness: float = chroma.DEFAULT_SMOOTHNESS
+    smooth: float | None = None
+    allow_damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        frames: Frames written.
+        total_frames: Frames expected, or None when unknown.
+        media_s: Seconds of the clip that they cover.
+        seconds: Wall-clock seconds since the job began.
+    """
+
+    frames: int
+    total_frames: int | None
+    media_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a finished job made.
+
+    Attributes:
+        output: The file.
+        frames: Frames in it.
+        frame_rate: Its exact rate.
+        seconds: Wall-clock seconds that it took.
+        lost_frames: Frames of a damaged source that could not be decoded.
+    """
+
+    output: Path
+    frames: int
+    frame_rate: Fraction
+    seconds: float
+    lost_frames: int
+
+
+class Options(TypedDict, total=False):
+    """The optional fields of :class:`Job`, as keyword arguments."""
+
+    bg_fit: str
+    bg_end: str
+    bg_start_s: Fraction
+    start_s: Fraction | None
+    end_s: Fraction | None
+    model: str | None
+    weights: Path | None
+    device: str
+    precision: str
+    batch_size: int | None
+    key: str
+    similarity: float
+    smoothness: float
+    smooth: float | None
+    allow_damaged: bool
+
+
+def run(
+    job: Job,
+    *,
+    segmenter: Segmenter | None = None,
+    on_start: Callable[[VideoInfo, int | None], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Process one clip.
+
+    Args:
+        job: What to do.
+        segmenter: What makes the mattes, instead of the job's model and weights.
+        on_start: Called with what the clip is and the number of frames expected.
+        on_progress: Called after each batch.
+
+    Raises:
+        VidbgError: The job cannot be done. Nothing is left behind, and what is at the
+            output's name is what was there before.
+    """
+    began = time.monotonic()
+    info = _checked(job)
+    first, stop, total = _frame_range(job, info)
+    if segmenter is None and job.model != CHROMA_MODEL:
+        segmenter = _network(job)
+    batch_size = _batch_size(job, segmenter, info)
+    scenery = _scenery(job, info, batch_size)
+    sound = _sound(job, scenery)
+    if on_start is not None:
+        on_start(info, total)
+
+    running: list[Prefetch[Any]] = []
+
+    def ahead(items: Iterable[T], name: str) -> Iterator[T]:
+        stage = Prefetch(items, _AHEAD, name)
+        running.append(stage)
+        return stage
+
+    def close_all() -> None:
+        # Upstream first: a stage that waits for frames is let go by the one it waits for.
+        for stage in running:
+            stage.close()
+
+    with ExitStack() as cleanup:
+        cleanup.callback(close_all)
+        reader = FrameReader(
+            info,
+            batch_size=batch_size,
+            first=first,
+            stop=stop,
+            allow_damaged=job.allow_damaged,
+        )
+        frames = ahead(reader, "decode")
+        if segmenter is None:
+            segmenter, frames = _keyer(job, info, frames)
+        matted = ahead(segment(frames, segmenter, info), "segment")
+        steady = smooth(matted, _strength(job, segmenter))
+        behind = None if scenery is None else ahead(scenery, "background")
+        window = _window(info, first, total)
+        sink = cleanup.enter_context(encode.Sink(job.output, info, window, sound))
+        for batch in steady:
+            sink.write(*finish(job, batch, behind))
+            if on_progress is not None:
+                on_progress(_progress(sink.frames_written, total, info, began))
+            del batch  # or it stays in memory while the next one is made
+    return Result(
+        output=job.output.path,
+        frames=sink.frames_written,
+        frame_rate=info.frame_rate,
+        seconds=time.monotonic() - began,
+        lost_frames=_lost_frames(reader),
+    )
+
+
+def segment(
+    frames: Iterable[FrameBatch], segmenter: Segmenter, info: VideoInfo
+) -> Iterator[MattedBatch]:
+    """Yield frames with the mattes that a segmenter sees in them, each on its own.
+
+    Args:
+        frames: Batches of the clip's frames.
+        segmenter: The network or keyer.
+        info: The clip.
+    """
+    size = segmenter.input_size(info.width, info.height, info.sar)
+    colour = colours.resolve(info.colour, info.format, info.height)
+    for batch in frames:
+        thumbnails = colours.planes_to_rgb(batch.planes, batch.format, colour, size)
+        yield MattedBatch(batch, thumbnails, segmenter(thumbnails))
+        del batch, thumbnails
+
+
+def finish(
+    job: Job, batch: MattedBatch, behind: Iterator[Planes] | None
+) -> tuple[Planes, Plane | None]:
+    """Return what the output shows of a batch: planes, and alpha unless it is a composite.
+
+    Args:
+        job: What to do.
+        batch: Frames with their final mattes.
+        behind: Background planes, batch by batch; None where there are none, or where they
+            are made from the clip itself.
+    """
+    frames = batch.frames
+    alpha = finish_matte(batch)
+    if job.output.kind != "composite":
+        return frames.planes, alpha
+    alphas = composite.alpha_planes(alpha, frames.format)
+    if isinstance(job.background, background.Blur):
+        radius_px = job.background.radius_px or frames.planes[0].shape[1] * _BLUR_SHARE
+        backdrop = composite.blurred_background(frames.planes, alphas, frames.format, radius_px)
+    elif behind is None:
+        raise ValueError("a composite needs a background")
+    else:
+        first, second, third = next(behind)
+        count = len(frames)  # the clip's last batch may be short
+        backdrop = first[:count], second[:count], third[:count]
+    return composite.over(frames.planes, backdrop, alphas), None
+
+
+def _checked(job: Job) -> VideoInfo:
+    """Probe the source and refuse what cannot work, before anything is started."""
+    output = job.output
+    if output.kind == "composite" and job.background is None:
+        raise VidbgError("a composite needs a background")
+    encode.container_of(output.path)
+    encode.check_writable(output.path, job.source, output.overwrite)
+    info = probe(job.source)
+    is_picture = output.path.suffix.lower() in encode.PICTURE_SUFFIXES
+    if is_picture != info.is_image:
+        what = "a video cannot be written as a picture" if is_picture else "a picture stays one"
+        raise OutputError(
+            what, path=output.path, hint=f"Use {'.mp4' if is_picture else '.png'} for -o"
+        )
+    if info.missing_frames and not job.allow_damaged:
+        raise damaged_error(info, "the file is cut short")
+    if info.is_vfr:
+        logger.info(
+            "%s: variable frame rate, made even at %s fps: %d frames repeated, %d dropped",
+            info.path,
+            info.frame_rate,
+            info.repeated_frames,
+            info.dropped_frames,
+        )
+    if not encode.keeps_depth(output.codec, info, output.kind):
+        logger.info(
+            "%s: %d-bit colour is dithered for %s; --codec hevc, prores or ffv1 keeps more",
+            info.path,
+            info.format.depth,
+            output.codec,
+        )
+    return info
+
+
+def _frame_range(job: Job, info: VideoInfo) -> tuple[int, int | None, int | None]:
+    """Return the first frame, one past the last (or None for the end), and the count."""
+    first, stop = timing.trim_range(job.start_s, job.end_s, info.start, info.frame_rate)
+    count = info.frame_count
+    if stop is not None and stop <= first:
+        raise InputError("there is no frame between --start and --end", path=info.path)
+    if count is None:
+        return first, stop, None if stop is None else stop - first
+    if first >= count:
+        raise InputError(
+            f"the clip ends at {float(info.start + info.duration):.3f} s, before --start",
+            path=info.path,
+        )
+    if stop is not None and stop >= count:
+        stop = None
+    return first, stop, (count if stop is None else stop) - first
+
+
+def _window(info: VideoInfo, first: int, total: int | None) -> audio.Window:
+    rate = info.frame_rate
+    return audio.Window(
+        start_s=info.start + first / rate,
+        duration_s=info.duration - first / rate if total is None else total / rate,
+        is_trimmed=first > 0 or total != info.frame_count,
+    )
+
+
+def _network(job: Job) -> Segmenter:
+    from vidbg.matting.segmenter import load_segmenter
+
+    return load_segmenter(
+        model=job.model or DEFAULT_MODEL,
+        weights=job.weights,
+        device=job.device,
+        precision=job.precision,
+    )
+
+
+def _batch_size(job: Job, segmenter: Segmenter | None, info: VideoInfo) -> int:
+    if job.batch_size is not None:
+        return job.batch_size
+    if segmenter is None:  # the keyer works at full size, one frame at a time
+        return 1
+    return segmenter.batch_size(*segmenter.input_size(info.width, info.height, info.sar))
+
+
+def _keyer(
+    job: Job, info: VideoInfo, frames: Iterator[FrameBatch]
+) -> tuple[Segmenter, Iterator[FrameBatch]]:
+    """Return the keyer, its colour found in the first frame if need be, and all frames."""
+    if job.key != "auto":
+        return chroma.ChromaKeyer(parse_colour(job.key), job.similarity, job.smoothness), frames
+    opening = next(frames)
+    colour = colours.resolve(info.colour, info.format, info.height)
+    seen = colours.planes_to_rgb(opening.planes, opening.format, colour)
+    try:
+        key = chroma.estimate_key(seen[:1])
+    except VidbgError as error:
+        raise InputError(error.message, path=info.path, hint=error.hint) from error
+    logger.info("%s: key colour #%02x%02x%02x", info.path, *key)
+    keyer = chroma.ChromaKeyer(key, job.similarity, job.smoothness)
+    return keyer, itertools.chain([opening], frames)
+
+
+def _strength(job: Job, segmenter: Segmenter) -> float:
+    if job.smooth is not None:
+        return job.smooth
+    # A key does not flicker; smoothing it at full size would only cost time.
+    return 0.0 if isinstance(segmenter, chroma.ChromaKeyer) else DEFAULT_STRENGTH
+
+
+def _scenery(job: Job, info: VideoInfo, batch_size: int) -> Iterable[Planes] | None:
+    """Return an endless iterable of background planes, or None where none come from outside."""
+    chosen = job.background
+    if chosen is None or isinstance(chosen, background.Blur):
+        return None
+    target = background.Target(
+        info.width,
+        info.height,
+        info.sar,
+        info.format,
+        colours.resolve(info.colour, info.format, info.height),
+        info.frame_rate,
+    )
+    if isinstance(chosen, background.Solid):
+        return itertools.repeat(background.solid(chosen.rgb, target))
+    seen = probe(chosen)
+    if seen.is_image:
+        return itertools.repeat(background.still(chosen, job.bg_fit, target))
+    return background.BackgroundVideo(
+        seen,
+        target,
+        fit=job.bg_fit,
+        end=job.bg_end,
+        start_s=job.bg_start_s,
+        batch_size=batch_size,
+    )
+
+
+def _sound(job: Job, scenery: Iterable[Planes] | None) -> audio.BackgroundSound | None:
+    """Return the background's sound if it is wanted."""
+    if job.output.sound not in ("bg", "mix"):
+        return None
+    if isinstance(scenery, background.BackgroundVideo) and scenery.info.audio:
+        return audio.BackgroundSound(scenery.info, job.bg_start_s, job.bg_end == "loop")
+    raise InputError(
+        "the background has no sound",
+        path=job.background if isinstance(job.background, Path) else None,
+        hint="Use --audio source or none",
+    )
+
+
+def _progress(frames: int, total: int | None, info: VideoInfo, began: float) -> Progress:
+    return Progress(frames, total, float(frames / info.frame_rate), time.monotonic() - began)
+
+
+def _lost_frames(reader: FrameReader) -> int:
+    """Return how many frames of a damaged clip are missing from the result, and say so."""
+    info = reader.info
+    if not (reader.damage or info.missing_frames):
+        return 0
+    promised = (info.frame_count or 0) + info.missing_frames
+    lost = max(info.missing_frames, promised - count_decodable(info))
+    logger.warning(
+        "%s: damaged (%s): %d of %d frames are lost",
+        info.path,
+        reader.damage or "the file is cut short",
+        lost,
+        promised,
+    )
+    return lost
+
+
+def replace_background(
+    source: str | Path,
+    bg: str | Path,
+    output: str | Path | None = None,
+    *,
+    codec: str | None = None,
+    crf: int | None = None,
+    preset: str | None = None,
+    sound: str = "source",
+    overwrite: bool = False,
+    **options: Unpack[Options],
+) -> Result:
+    """Put another background behind a clip's subject.
+
+    Args:
+        source: The clip or picture.
+        bg: A video, a picture, a colour ("#00b140", "green", "0,177,64"), or "blur".
+        output: The result; None for ``STEM.vidbg.mp4`` beside the source.
+        codec: "h264", "hevc", "av1", "vp9", "prores" or "ffv1"; None for the
+            container's default.
+        crf: Constant quality, lower is better; None for the codec's default.
+        preset: Encoder preset; None for the codec's default.
+        sound: "source", "bg", "mix" or "none".
+        overwrite: Replace an existing output.
+        **options: See :class:`Job`.
+
+    Raises:
+        VidbgError: It cannot be done; nothing is left behind.
+        ValueError: ``bg`` is a blur whose radius is not a number.
+    """
+    path = _output_path(source, output, "composite")
+    chosen = encode.choose_codec(path, "composite", codec)
+    written = encode.Output(path, "composite", chosen, crf, preset, sound, overwrite)
+    return run(Job(Path(source), written, background=background.parse(str(bg)), **options))
+
+
+def extract_foreground(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    codec: str | None = None,
+    sound: str = "source",
+    overwrite: bool = False,
+    **options: Unpack[Options],
+) -> Result:
+    """Write a clip's subject with transparency: ProRes 4444 in .mov, VP9 in .webm.
+
+    Arguments and errors are those of :func:`replace_background`; the default output is
+    ``STEM.vidbg.mov`` beside the source.
+    """
+    path = _output_path(source, output, "alpha")
+    chosen = encode.choose_codec(path, "alpha", codec)
+    written = encode.Output(path, "alpha", chosen, sound=sound, overwrite=overwrite)
+    return run(Job(Path(source), written, **options))
+
+
+def extract_matte(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    codec: str | None = None,
+    sound: str = "source",
+    overwrite: bool = False,
+    **options: Unpack[Options],
+) -> Result:
+    """Write a clip's alpha matte as full-range grey video: white is the subject.
+
+    Arguments and errors are those of :func:`replace_background`; the default output is
+    ``STEM.vidbg.mp4`` beside the source.
+    """
+    path = _output_path(source, output, "matte")
+    chosen = encode.choose_codec(path, "matte", codec)
+    written = encode.Output(path, "matte", chosen, sound=sound, overwrite=overwrite)
+    return run(Job(Path(source), written, **options))
+
+
+def _output_path(source: str | Path, output: str | Path | None, kind: str) -> Path:
+    return encode.default_path(Path(source), kind) if output is None else Path(output)
