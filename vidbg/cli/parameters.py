@@ -1,0 +1,61 @@
+"""Kinds of option values, checked before any work starts."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+import click
+
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
+
+
+def parse_time(text: str) -> Fraction:
+    """Return seconds from "12.5", "1:02.5" or "hh:mm:ss.ms", exactly.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    match = _CLOCK.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a time: write seconds (12.5) or hh:mm:ss.ms")
+    hours, minutes, last = match.groups()
+    value = Fraction(last)
+    if minutes is not None and (value >= 60 or (hours is not None and int(minutes) >= 60)):
+        raise ValueError(f"{text!r} is not a time: minutes and seconds go to 59")
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + value
+
+
+class Time(click.ParamType[Fraction]):
+    """A time in seconds or hh:mm:ss.ms."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Fraction:
+        """Return the time as exact seconds."""
+        if isinstance(value, Fraction):
+            return value
+        try:
+            return parse_time(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Key(click.ParamType[str]):
+    """A screen colour: "auto" or a colour."""
+
+    name = "colour"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, once it is known to name a colour."""
+        from vidbg.colour_names import parse_colour
+
+        if value != "auto":
+            try:
+                parse_colour(value)
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
+        return str(value)

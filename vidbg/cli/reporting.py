@@ -1,0 +1,165 @@
+"""What a running job tells the user: a bar, plain lines, or JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+if TYPE_CHECKING:
+    from vidbg.frames import VideoInfo
+    from vidbg.pipeline import Job, Progress, Result
+
+_LINE_EVERY_S = 10.0
+_JSON_EVERY_S = 0.5
+
+
+class _Format(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        label = {logging.INFO: "", logging.DEBUG: "debug: "}.get(
+            record.levelno, f"{record.levelname.lower()}: "
+        )
+        return label + super().format(record)
+
+
+def clock(seconds: float) -> str:
+    """Return a time as m:ss, or h:mm:ss from an hour on."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Reporter:
+    """Shows one job. Results go to standard output, everything else to standard error.
+
+    Args:
+        job: The job.
+        as_json: One JSON object a line on standard output.
+        quiet: Nothing but errors.
+        verbose: Debugging messages too.
+    """
+
+    def __init__(self, job: Job, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+        self._job = job
+        self._as_json = as_json
+        self._quiet = quiet
+        self._level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+        self._bar: Any = None
+        self._last_s = time.monotonic()
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> Self:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Format())
+        log = logging.getLogger("vidbg")
+        log.setLevel(self._level)
+        log.addHandler(handler)
+        self._cleanup.callback(log.removeHandler, handler)
+        if self._shows_bar():
+            from tqdm.contrib.logging import logging_redirect_tqdm
+
+            self._cleanup.enter_context(logging_redirect_tqdm([log]))
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._cleanup.close()
+
+    def _shows_bar(self) -> bool:
+        return not (self._quiet or self._as_json) and sys.stderr.isatty()
+
+    def start(self, info: VideoInfo, total: int | None) -> None:
+        """Say what the job works on."""
+        if self._as_json:
+            self._emit(
+                "start",
+                input=str(info.path),
+                output=str(self._job.output.path),
+                width=info.width,
+                height=info.height,
+                frame_rate=str(info.frame_rate),
+                frames=total,
+            )
+        elif self._shows_bar():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total,
+                unit="frame",
+                dynamic_ncols=True,
+                smoothing=0.1,
+                bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames, {postfix}, "
+                "{rate_noinv_fmt}, {remaining} left"
+                if total
+                else "{n_fmt} frames, {postfix}, {rate_noinv_fmt}",
+                postfix="0:00",
+            )
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far the job is."""
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{clock(progress.media_s)} of video", refresh=False)
+            self._bar.update(progress.frames - self._bar.n)
+            return
+        is_due = now - self._last_s >= (_JSON_EVERY_S if self._as_json else _LINE_EVERY_S)
+        if (self._quiet and not self._as_json) or not is_due:
+            return
+        self._last_s = now
+        fps = progress.frames / progress.seconds if progress.seconds else 0.0
+        left_s = None
+        if progress.total_frames is not None and fps:
+            left_s = max(0.0, (progress.total_frames - progress.frames) / fps)
+        if self._as_json:
+            self._emit(
+                "progress",
+                frames=progress.frames,
+                total_frames=progress.total_frames,
+                media_seconds=round(progress.media_s, 3),
+                fps=round(fps, 2),
+                eta_seconds=None if left_s is None else round(left_s, 1),
+            )
+            return
+        total = "" if progress.total_frames is None else f"/{progress.total_frames}"
+        eta = "" if left_s is None else f", {clock(left_s)} left"
+        click.echo(
+            f"{progress.frames}{total} frames, {clock(progress.media_s)} of video, "
+            f"{fps:.1f} fps{eta}",
+            err=True,
+        )
+
+    def done(self, result: Result) -> None:
+        """Say what was made: its path on standard output."""
+        if self._bar is not None:
+            self._bar.close()
+        fps = result.frames / result.seconds if result.seconds else 0.0
+        if self._as_json:
+            self._emit(
+                "done",
+                output=str(result.output),
+                frames=result.frames,
+                frame_rate=str(result.frame_rate),
+                seconds=round(result.seconds, 3),
+                fps=round(fps, 2),
+                lost_frames=result.lost_frames,
+            )
+        elif not self._quiet:
+            click.echo(
+                f"{result.frames} frames in {clock(result.seconds)} ({fps:.1f} fps)", err=True
+            )
+            click.echo(str(result.output))
+
+    def _emit(self, event: str, **fields: object) -> None:
+        click.echo(json.dumps({"event": event, **fields}))
