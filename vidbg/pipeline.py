@@ -21,7 +21,7 @@ from vidbg.matting import chroma
 from vidbg.matting.refine import finish_matte
 from vidbg.media import audio, background, encode, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error
-from vidbg.media.probe import probe
+from vidbg.media.probe import check_readable, probe
 from vidbg.prefetch import Prefetch
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, smooth
 
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DEFAULT_MODEL = "u2netp"
 CHROMA_MODEL = "chroma"
 # The default radius of --bg blur, as a share of the frame's height: a clearly blurred room
 # in which shapes can still be told apart.
@@ -266,6 +265,7 @@ def _checked(job: Job) -> VideoInfo:
     output = job.output
     if output.kind == "composite" and job.background is None:
         raise VidbgError("a composite needs a background")
+    check_readable(job.source)
     encode.container_of(output.path)
     encode.check_writable(output.path, job.source, output.overwrite)
     info = probe(job.source)
@@ -326,7 +326,7 @@ def _network(job: Job) -> Segmenter:
     from vidbg.matting.segmenter import load_segmenter
 
     return load_segmenter(
-        model=job.model or DEFAULT_MODEL,
+        model=job.model,
         weights=job.weights,
         device=job.device,
         precision=job.precision,

@@ -1,0 +1,268 @@
+"""The installed ``vidbg`` command, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from checkpoints import random_u2netp
+from clips import make_clip, run_ffmpeg, stream_facts
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+GREEN = str(SAMPLES / "talk.green.mp4")
+VIDBG = str(Path(sys.executable).with_name("vidbg"))
+
+
+def vidbg(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [VIDBG, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(
+        tmp_path_factory.mktemp("cli") / "clip.mp4", size=(96, 64), frames=6, rate="24000/1001"
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_u2netp(tmp_path_factory.mktemp("weights") / "random.pth", seed=3)
+
+
+def assert_one_line(run: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert run.returncode == code, run.stderr
+    lines = run.stderr.strip().splitlines()
+    if code == 2:  # click shows the usage above the line that counts
+        lines = [line for line in lines if line.startswith("Error")]
+    assert len(lines) == 1, run.stderr
+    assert "Traceback" not in run.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_the_whole_job_with_a_network(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    run = vidbg(clip, "--bg", SAMPLES / "stars.mp4", "--weights", checkpoint, "-o", out)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == f"{out}\n"
+    facts = stream_facts(out)
+    assert (facts.frames, str(facts.rate)) == (6, "24000/1001")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([GREEN], ["--bg", "--alpha", "--matte"]),
+        ([GREEN, "--alpha", "--matte"], ["Choose one"]),
+        ([GREEN, "--bg", "red", "-o", "x.xyz"], ["x.xyz", "unknown extension"]),
+        ([GREEN, "--bg", "red", "-o", "noextension"], ["noextension", "extension"]),
+        ([GREEN, "--bg", "red", "-o", GREEN], ["the output is the input"]),
+        ([GREEN, "--alpha", "-o", "x.mp4"], ["x.mp4", "transparency", ".mov"]),
+        ([GREEN, "--bg", "red", "-o", "x.webm", "--codec", "h264"], ["x.webm", "vp9"]),
+        ([GREEN, "--bg", "red", "--start", "12:99"], ["12:99", "not a time"]),
+        ([GREEN, "--bg", "red", "--crf", "99"], ["--crf", "0 to 51"]),
+        ([GREEN, "--bg", "red", "--preset", "warp"], ["--preset", "veryfast"]),
+        ([GREEN, "--bg", "red", "--model", "nonesuch"], ["nonesuch", "u2netp"]),
+        ([GREEN, "--bg", "red", "--key", "blue"], ["--model chroma"]),
+        ([GREEN, "--bg", "blur:wide"], ["--bg", "wide"]),
+        ([GREEN, "--bg", "red", "--smooth", "2"], ["--smooth"]),
+        ([GREEN, "--bg", "red", "--model", "chroma", "--key", "mauvish"], ["mauvish"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(arguments: list[str], words: list[str]) -> None:
+    assert_one_line(vidbg(*arguments), 2, *words)
+
+
+def test_bad_input_is_one_line_and_code_1(tmp_path: Path, clip: Path, checkpoint: Path) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("this is not a video\n" * 50)
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    (tmp_path / "folder").mkdir()
+    sound = tmp_path / "sound.m4a"
+    run_ffmpeg("-f", "lavfi", "-t", "0.2", "-i", "sine", f"file:{sound}")
+    before = sorted(tmp_path.iterdir())
+    common = ("--bg", "red", "--model", "chroma")
+    out = ("-o", tmp_path / "out.mp4")
+    assert_one_line(vidbg(tmp_path / "no.mp4", *common, *out), 1, "no.mp4", "no such file")
+    assert_one_line(vidbg(text, *common, *out), 1, "notes.mp4", "not a video")
+    assert_one_line(vidbg(empty, *common, *out), 1, "empty.mp4", "empty")
+    assert_one_line(vidbg(tmp_path / "folder", *common, *out), 1, "folder", "is a directory")
+    assert_one_line(vidbg(sound, *common, *out), 1, "sound.m4a", "no video")
+    assert_one_line(
+        vidbg(clip, *common, "-o", tmp_path / "no/out.mp4"), 1, "out.mp4", "folder does not exist"
+    )
+    assert_one_line(
+        vidbg(clip, "--bg", tmp_path / "no.jpg", "--model", "chroma", "--key", "green", *out),
+        1,
+        "no.jpg",
+        "no such file",
+    )
+    assert_one_line(
+        vidbg(clip, "--bg", "red", "--weights", text, *out), 1, "notes.mp4", "checkpoint"
+    )
+    half = tmp_path / "half.pth"
+    half.write_bytes(checkpoint.read_bytes()[:100_000])
+    assert_one_line(vidbg(clip, "--bg", "red", "--weights", half, *out), 1, "half.pth")
+    half.unlink()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_existing_output_needs_asking(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    out.write_text("precious")
+    arguments = (clip, "--bg", "red", "--model", "chroma", "--key", "green", "-o", out)
+    assert_one_line(vidbg(*arguments), 1, "out.mp4", "exists already", "-y")
+    assert out.read_text() == "precious"
+    assert vidbg(*arguments, "-y").returncode == 0
+    assert stream_facts(out).frames == 6
+
+
+def test_the_default_name_lies_beside_the_input(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "my clip.mkv", size=(64, 48), frames=3)
+    run = vidbg(clip, "--bg", "red", "--model", "chroma", "--key", "green")
+    assert run.returncode == 0, run.stderr
+    assert stream_facts(tmp_path / "my clip.vidbg.mp4").frames == 3
+    assert vidbg(clip, "--alpha", "--model", "chroma", "--key", "green").returncode == 0
+    assert stream_facts(tmp_path / "my clip.vidbg.mov").frames == 3
+
+
+def test_a_gpu_that_is_not_there(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    out = tmp_path / "out.mp4"
+    run = vidbg(clip, "--bg", "red", "--weights", checkpoint, "--device", "cuda", "-o", out)
+    assert_one_line(run, 1, "CUDA", "--device cpu")
+    assert not out.exists()
+
+
+def test_a_checkpoint_of_another_architecture(clip: Path, tmp_path: Path) -> None:
+    import torch
+
+    other = tmp_path / "resnet.pth"
+    torch.save({"conv1.weight": torch.zeros(8, 3, 3, 3)}, other)
+    run = vidbg(clip, "--bg", "red", "--weights", other, "-o", tmp_path / "out.mp4")
+    assert_one_line(run, 1, "resnet.pth", "not a U-2-Net")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX's")
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write fails, as on a full disk
+
+    out = tmp_path / "out.mp4"
+    run = vidbg(
+        GREEN, "--bg", SAMPLES / "stars.mp4", "--model", "chroma", "-o", out, "-q",
+        preexec_fn=limit,
+    )  # fmt: skip
+    assert_one_line(run, 1, "out.mp4", "cannot be written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_lines(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    options = ("--bg", "red", "--model", "chroma", "--key", "green", "--json", "-o", out)
+    run = vidbg(clip, *options)
+    events = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [event["event"] for event in events if event["event"] != "progress"] == ["start", "done"]
+    assert events[0]["frames"] == events[-1]["frames"] == 6
+    assert events[0]["frame_rate"] == "24000/1001"
+    assert events[-1]["output"] == str(out)
+
+    run = vidbg(tmp_path / "no.mp4", *options)
+    (error,) = [json.loads(line) for line in run.stdout.splitlines()]
+    assert error["event"] == "error"
+    assert error["path"] == str(tmp_path / "no.mp4")
+    assert run.returncode == 1
+
+
+def test_quiet_says_nothing(clip: Path, tmp_path: Path) -> None:
+    run = vidbg(
+        clip, "--bg", "red", "--model", "chroma", "--key", "green", "-q", "-o", tmp_path / "o.mp4"
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_debug_shows_a_traceback(tmp_path: Path) -> None:
+    run = vidbg(tmp_path / "no.mp4", "--bg", "red", "--debug")
+    assert run.returncode == 1
+    assert "Traceback" in run.stderr
+
+
+def test_probe_says_what_a_file_is(clip: Path, tmp_path: Path) -> None:
+    shown = json.loads(vidbg("probe", clip, "--json").stdout)
+    assert (shown["width"], shown["height"], shown["frames"]) == (96, 64, 6)
+    assert shown["frame_rate"] == "24000/1001"
+    assert "24000/1001" in vidbg("probe", clip).stdout
+    assert_one_line(vidbg("probe", tmp_path / "no.mp4"), 1, "no.mp4", "no such file")
+
+
+def test_a_word_that_names_a_command_is_the_command(tmp_path: Path) -> None:
+    make_clip(tmp_path / "probe.mkv", size=(64, 48), frames=2).rename(tmp_path / "probe")
+    run = vidbg("probe", "probe", cwd=tmp_path)
+    assert "64x48" in run.stdout
+    run = vidbg(
+        "./probe", "--bg", "red", "--model", "chroma", "--key", "green", "-o", "o.mp4", cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_version_and_module(tmp_path: Path) -> None:
+    import vidbg as package
+
+    assert vidbg("--version").stdout == f"vidbg {package.__version__}\n"
+    module = subprocess.run(
+        [sys.executable, "-m", "vidbg", "--version"], capture_output=True, text=True, check=True
+    )
+    assert module.stdout == f"vidbg {package.__version__}\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_job_and_leaves_nothing(
+    tmp_path: Path, checkpoint: Path, number: signal.Signals
+) -> None:
+    job = subprocess.Popen(
+        [
+            VIDBG, str(SAMPLES / "talk.mp4"), "--bg", str(SAMPLES / "stars.mp4"),
+            "--weights", str(checkpoint), "--json", "-o", str(tmp_path / "out.mp4"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert job.stdout is not None
+    for line in job.stdout:
+        if json.loads(line)["event"] == "progress":
+            break
+    children = psutil.Process(job.pid).children(recursive=True)
+    assert any("ffmpeg" in child.name() for child in children)
+    job.send_signal(number)
+    began = time.monotonic()
+    _, said = job.communicate(timeout=30)
+    # Two seconds is the promise; a loaded test machine gets some slack.
+    assert time.monotonic() - began < 8
+    assert job.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+    assert not [child for child in children if child.is_running()]

@@ -1,0 +1,369 @@
+"""The whole data flow of one clip, through the public API, checked by decoding what it wrote."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import decode_planes, make_clip, noise_planes, pack_planes, stream_facts
+from numpy.typing import NDArray
+
+import vidbg
+from vidbg.errors import DecodeError, InputError, OutputError
+from vidbg.media import background, encode
+from vidbg.media.probe import probe
+from vidbg.pipeline import Job, run
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+TALK_FRAMES = 150
+
+
+@dataclass
+class Painter:
+    """A segmenter whose mattes are what a function says of the picture's size and number."""
+
+    paint: Callable[[int, int, int], NDArray[np.float32]]
+    name: str = "painter"
+    seen: int = 0
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
+
+    def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
+        return height, width
+
+    def batch_size(self, height: int, width: int) -> int:
+        return 1
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        count, height, width, _ = rgb.shape
+        self.sizes.append(rgb.shape)
+        mattes = [self.paint(self.seen + n, height, width) for n in range(count)]
+        self.seen += count
+        return np.stack(mattes).astype(np.float32)
+
+
+def everything(number: int, height: int, width: int) -> NDArray[np.float32]:
+    return np.ones((height, width), np.float32)
+
+
+def nothing(number: int, height: int, width: int) -> NDArray[np.float32]:
+    return np.zeros((height, width), np.float32)
+
+
+def left_half(number: int, height: int, width: int) -> NDArray[np.float32]:
+    matte = np.zeros((height, width), np.float32)
+    matte[:, : width // 2] = 1
+    return matte
+
+
+def lossless(
+    source: Path, output: Path, paint: Callable[..., NDArray[np.float32]], **options: object
+) -> vidbg.Result:
+    """Composite over a colour with no smoothing into FFV1, which keeps every sample."""
+    job = Job(
+        source,
+        encode.Output(output, "composite", "ffv1", sound="none"),
+        background=background.parse("#204060"),
+        smooth=0.0,
+        **options,  # type: ignore[arg-type]
+    )
+    return run(job, segmenter=Painter(paint))
+
+
+@pytest.mark.parametrize(
+    "pix_fmt",
+    [
+        "yuv420p",
+        "yuv422p",
+        "yuv444p",
+        "yuv440p",
+        "yuv411p",
+        "yuv410p",
+        "yuv420p10le",
+        "yuv422p10le",
+        "yuv444p12le",
+        "yuv420p16le",
+        "gbrp",
+        "gbrp10le",
+        "gbrp16le",
+    ],
+)
+def test_opaque_pixels_are_the_source_bit_for_bit_in_every_working_format(
+    tmp_path: Path, pix_fmt: str
+) -> None:
+    # FFmpeg 9.0's FFV1 encoder writes a wrong last column of 4:1:1 at odd widths.
+    size = (52, 36) if pix_fmt in ("yuv411p", "yuv410p") else (53, 37)
+    planes = noise_planes(pix_fmt, size, 3)
+    source = make_clip(
+        tmp_path / "in.mkv",
+        size=size,
+        raw=pack_planes(planes),
+        raw_pix_fmt=pix_fmt,
+        pix_fmt=None,
+        codec="ffv1",
+    )
+    info = probe(source)
+    assert info.format.pix_fmt == pix_fmt
+    lossless(source, tmp_path / "all.mkv", everything)
+    after = decode_planes(tmp_path / "all.mkv", pix_fmt)
+    for given, written in zip(planes, after, strict=True):
+        np.testing.assert_array_equal(given, written)
+
+    lossless(source, tmp_path / "none.mkv", nothing)
+    for plane in decode_planes(tmp_path / "none.mkv", pix_fmt):
+        assert len(np.unique(plane)) == 1  # the flat background, nothing of the source
+
+
+def test_a_grey_source_keeps_its_luma_and_takes_a_coloured_background(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(32, 16), frames=2, pix_fmt="gray", codec="ffv1")
+    lossless(source, tmp_path / "out.mkv", left_half)
+    (grey,) = decode_planes(source)
+    luma, cb, cr = decode_planes(tmp_path / "out.mkv")
+    np.testing.assert_array_equal(luma[:, :, :16], grey[:, :, :16])
+    for chroma in (cb, cr):
+        np.testing.assert_array_equal(chroma[:, :, :7], 128)
+        assert (np.abs(chroma[:, :, 9:].astype(int) - 128) > 5).all()
+
+
+def test_batches_do_not_change_the_result(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=11)
+
+    def diagonal(number: int, height: int, width: int) -> NDArray[np.float32]:
+        rows, columns = np.mgrid[:height, :width]
+        return np.clip((columns - rows + 3 * number) / width, 0, 1).astype(np.float32)
+
+    lossless(source, tmp_path / "one.mkv", diagonal, batch_size=1)
+    lossless(source, tmp_path / "four.mkv", diagonal, batch_size=4)
+    one, four = decode_planes(tmp_path / "one.mkv"), decode_planes(tmp_path / "four.mkv")
+    assert len(one[0]) == 11
+    for a, b in zip(one, four, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "first", "stop"),
+    [
+        ("0.4", "0.8", 10, 20),
+        ("0.399", None, 10, 50),
+        (None, "0.041", 0, 2),
+        ("1.99", None, 50, 50),
+    ],
+)
+def test_a_trim_gives_exactly_those_frames(
+    tmp_path: Path, start: str | None, end: str | None, first: int, stop: int
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=50, rate="25")
+    times = {
+        "start_s": None if start is None else Fraction(start),
+        "end_s": None if end is None else Fraction(end),
+    }
+    if first == stop:
+        with pytest.raises(InputError, match="before --start"):
+            lossless(source, tmp_path / "part.mkv", everything, **times)
+        return
+    lossless(source, tmp_path / "all.mkv", everything)
+    result = lossless(source, tmp_path / "part.mkv", everything, **times)
+    whole, part = decode_planes(tmp_path / "all.mkv"), decode_planes(tmp_path / "part.mkv")
+    assert result.frames == len(part[0]) == stop - first
+    for a, b in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(a[first:stop], b)
+
+
+def test_blur_shows_the_background_and_nothing_of_the_subject(tmp_path: Path) -> None:
+    """A bright square on a dark ground: the blurred ground stays as dark beside it."""
+    picture = np.full((64, 96), 60, np.uint8)
+    picture[16:48, 24:72] = 220
+    neutral = np.full((2, 32, 48), 128, np.uint8)
+    source = make_clip(
+        tmp_path / "in.mkv",
+        size=(96, 64),
+        raw=picture.tobytes() + neutral.tobytes(),
+        codec="ffv1",
+    )
+
+    def middle(number: int, height: int, width: int) -> NDArray[np.float32]:
+        matte = np.zeros((height, width), np.float32)
+        matte[16:48, 24:72] = 1
+        return matte
+
+    job = Job(
+        source,
+        encode.Output(tmp_path / "out.mkv", "composite", "ffv1", sound="none"),
+        background=background.parse("blur:6"),
+        smooth=0.0,
+    )
+    run(job, segmenter=Painter(middle))
+    after = decode_planes(tmp_path / "out.mkv")[0][0].astype(int)
+    np.testing.assert_array_equal(after[16:48, 24:72], 220)
+    after[16:48, 24:72] = 60
+    assert np.abs(after - 60).max() <= 1
+
+
+@pytest.mark.parametrize("failing_frame", [0, 5])
+def test_a_failing_stage_ends_the_job_with_its_own_error(
+    tmp_path: Path, failing_frame: int
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=40)
+
+    def fail(number: int, height: int, width: int) -> NDArray[np.float32]:
+        if number == failing_frame:
+            raise RuntimeError("the network broke")
+        return everything(number, height, width)
+
+    with pytest.raises(RuntimeError, match="the network broke"):
+        lossless(source, tmp_path / "out.mkv", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("vidbg")]
+
+
+def test_progress_and_start_tell_the_truth(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=7, rate="30000/1001")
+    started: list[int | None] = []
+    steps: list[vidbg.Progress] = []
+    job = Job(
+        source, encode.Output(tmp_path / "m.mkv", "matte", "ffv1", sound="none"), batch_size=3
+    )
+    run(
+        job,
+        segmenter=Painter(left_half),
+        on_start=lambda info, total: started.append(total),
+        on_progress=steps.append,
+    )
+    assert started == [7]
+    assert [step.frames for step in steps] == [3, 6, 7]
+    assert steps[-1].media_s == pytest.approx(7 * 1001 / 30000)
+    assert all(step.total_frames == 7 for step in steps)
+
+
+def test_the_matte_is_written_as_it_is(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=2)
+
+    def ramp(number: int, height: int, width: int) -> NDArray[np.float32]:
+        return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
+
+    job = Job(source, encode.Output(tmp_path / "m.mkv", "matte", "ffv1", sound="none"), smooth=0.0)
+    run(job, segmenter=Painter(ramp))
+    (written,) = decode_planes(tmp_path / "m.mkv")
+    expected = np.rint(np.linspace(0, 255, 64)).astype(np.uint8)
+    np.testing.assert_array_equal(written, np.broadcast_to(expected, (2, 48, 64)))
+
+
+def test_a_picture_gives_a_picture(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(4).integers(0, 256, (30, 41, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in %03d.png")
+    job = Job(
+        tmp_path / "in %03d.png",
+        encode.Output(tmp_path / "out.png", "composite", "png"),
+        background=background.parse("0,177,64"),
+    )
+    run(job, segmenter=Painter(left_half))
+    after = np.asarray(Image.open(tmp_path / "out.png").convert("RGB"))
+    np.testing.assert_array_equal(after[:, :20], pixels[:, :20])
+    np.testing.assert_array_equal(after[:, 20:], np.broadcast_to((0, 177, 64), (30, 21, 3)))
+
+    job = Job(tmp_path / "in %03d.png", encode.Output(tmp_path / "cut.png", "alpha", "png"))
+    run(job, segmenter=Painter(left_half))
+    rgba = np.asarray(Image.open(tmp_path / "cut.png"))
+    np.testing.assert_array_equal(rgba[:, :20, :3], pixels[:, :20])
+    np.testing.assert_array_equal(rgba[:, :20, 3], 255)
+    np.testing.assert_array_equal(rgba[:, 20:, 3], 0)
+
+
+def test_pictures_and_videos_are_not_mixed_up(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=2)
+    job = Job(
+        source,
+        encode.Output(tmp_path / "out.png", "composite", "png"),
+        background=background.parse("blue"),
+    )
+    with pytest.raises(OutputError, match="video cannot be written as a picture"):
+        run(job, segmenter=Painter(everything))
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_alpha_of_the_source_is_multiplied_in(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.full((16, 16, 4), 200, np.uint8)
+    pixels[:8, :, 3] = 128
+    pixels[8:, :, 3] = 255
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "in.png")
+    job = Job(tmp_path / "in.png", encode.Output(tmp_path / "out.png", "alpha", "png"))
+    run(job, segmenter=Painter(everything))
+    alpha = np.asarray(Image.open(tmp_path / "out.png"))[..., 3]
+    np.testing.assert_array_equal(alpha[:8], 128)
+    np.testing.assert_array_equal(alpha[8:], 255)
+
+
+def test_a_background_without_sound_cannot_give_sound(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=2)
+    job = Job(
+        source,
+        encode.Output(tmp_path / "out.mp4", "composite", "h264", sound="bg"),
+        background=background.parse("red"),
+    )
+    with pytest.raises(InputError, match="no sound"):
+        run(job, segmenter=Painter(everything))
+
+
+def test_a_clip_that_is_cut_short_is_refused_or_kept_on_request(tmp_path: Path) -> None:
+    whole = SAMPLES / "talk.mp4"
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.6)])
+    with pytest.raises(DecodeError, match=r"damaged: \d+ of 150 frames would be lost") as caught:
+        lossless(cut, tmp_path / "out.mkv", everything)
+    assert "--allow-damaged" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.mp4"]
+    result = lossless(cut, tmp_path / "out.mkv", everything, allow_damaged=True)
+    assert 30 < result.frames < TALK_FRAMES
+    # One frame may be both in the result and counted as lost: the one the cut goes through.
+    assert TALK_FRAMES <= result.frames + result.lost_frames <= TALK_FRAMES + 1
+    assert stream_facts(tmp_path / "out.mkv").frames == result.frames
+
+
+def test_the_green_sample_end_to_end(tmp_path: Path) -> None:
+    """The keyed sample against the alpha and the background that it is known to have."""
+    result = vidbg.replace_background(
+        SAMPLES / "talk.green.mp4",
+        SAMPLES / "stars.mp4",
+        tmp_path / "out.mp4",
+        model="chroma",
+    )
+    assert result.frames == TALK_FRAMES
+    facts = stream_facts(tmp_path / "out.mp4")
+    assert facts.frames == TALK_FRAMES
+    assert facts.rate == 30
+    got = decode_planes(tmp_path / "out.mp4")[0]
+    source = decode_planes(SAMPLES / "talk.green.mp4")[0]
+    (truth,) = decode_planes(SAMPLES / "talk.alpha.mkv")
+    for number in (0, 60, 149):
+        luma, before = got[number].astype(int), source[number].astype(int)
+        alpha = truth[number]
+        # Encoded at crf 19 once more: the mean error stays within a few codes.
+        assert np.abs(luma - before)[alpha == 255].mean() < 4
+        assert np.abs(luma - before)[alpha == 0].mean() > 20
+
+
+@pytest.mark.shared
+def test_a_real_clip_with_the_reference_weights(shared_dir: Path, tmp_path: Path) -> None:
+    clip = shared_dir / "data/eval/video/blackswan.mp4"
+    vidbg.extract_matte(
+        clip,
+        tmp_path / "matte.mkv",
+        weights=shared_dir / "data/weights/u2netp_fp16.pth",
+        end_s=Fraction(12, 25),
+    )
+    (mattes,) = decode_planes(tmp_path / "matte.mkv")
+    truth = decode_planes(clip.with_name("blackswan.gt.mkv"), "gray")[0][: len(mattes)]
+    assert len(mattes) >= 11
+    overlap = [
+        ((m > 127) & (t > 127)).sum() / ((m > 127) | (t > 127)).sum()
+        for m, t in zip(mattes, truth, strict=True)
+    ]
+    assert np.mean(overlap) > 0.9  # the per-frame network alone has 0.940
