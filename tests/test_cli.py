@@ -80,6 +80,7 @@ def test_the_whole_job_with_a_network(clip: Path, checkpoint: Path, tmp_path: Pa
         ([GREEN, "--bg", "red", "--key", "blue"], ["--model chroma"]),
         ([GREEN, "--bg", "blur:wide"], ["--bg", "wide"]),
         ([GREEN, "--bg", "red", "--smooth", "2"], ["--smooth"]),
+        ([GREEN, "--bg", "red", "--device", "toaster"], ["toaster", "cuda"]),
         ([GREEN, "--bg", "red", "--model", "chroma", "--key", "mauvish"], ["mauvish"]),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -58,4 +59,16 @@ class Key(click.ParamType[str]):
                 parse_colour(value)
             except ValueError as error:
                 self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class Device(click.ParamType[str]):
+    """Where the network runs."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, once it is known to name a kind of device."""
+        if not _DEVICE.fullmatch(str(value)):
+            self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:N, mps", param, ctx)
         return str(value)

@@ -35,6 +35,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _fps(so_far: Progress | Result) -> float:
+    return so_far.frames / so_far.seconds if so_far.seconds else 0.0
+
+
 class Reporter:
     """Shows one job. Results go to standard output, everything else to standard error.
 
@@ -100,25 +104,25 @@ class Reporter:
                 unit="frame",
                 dynamic_ncols=True,
                 smoothing=0.1,
-                bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames, {postfix}, "
-                "{rate_noinv_fmt}, {remaining} left"
+                bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames{postfix}, "
+                "{remaining} left"
                 if total
-                else "{n_fmt} frames, {postfix}, {rate_noinv_fmt}",
-                postfix="0:00",
+                else "{n_fmt} frames{postfix}",
             )
 
     def progress(self, progress: Progress) -> None:
         """Show how far the job is."""
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{clock(progress.media_s)} of video", refresh=False)
+            shown = f"{clock(progress.media_s)} of video, {_fps(progress):.1f} fps"
+            self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(progress.frames - self._bar.n)
             return
         is_due = now - self._last_s >= (_JSON_EVERY_S if self._as_json else _LINE_EVERY_S)
         if (self._quiet and not self._as_json) or not is_due:
             return
         self._last_s = now
-        fps = progress.frames / progress.seconds if progress.seconds else 0.0
+        fps = _fps(progress)
         left_s = None
         if progress.total_frames is not None and fps:
             left_s = max(0.0, (progress.total_frames - progress.frames) / fps)
@@ -144,7 +148,7 @@ class Reporter:
         """Say what was made: its path on standard output."""
         if self._bar is not None:
             self._bar.close()
-        fps = result.frames / result.seconds if result.seconds else 0.0
+        fps = _fps(result)
         if self._as_json:
             self._emit(
                 "done",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidbg import __version__
-from vidbg.cli.parameters import Key, Time
+from vidbg.cli.parameters import Device, Key, Time
 from vidbg.media.formats import CODECS, CONTAINERS, VIDEO_CODECS
 
 if TYPE_CHECKING:
@@ -102,7 +102,13 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     type=click.Path(path_type=Path),
     help="A U-2-Net or U-2-Net-p checkpoint of your own: .pth or .safetensors.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--device",
+    type=Device(),
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:N or mps.",
+)
 @click.option(
     "--batch-size", type=click.IntRange(1, 256), help="Frames per call. Default: by memory."
 )
