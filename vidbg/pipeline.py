@@ -147,6 +147,7 @@ def run(
     segmenter: Segmenter | None = None,
     on_start: Callable[[VideoInfo, int | None], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_download: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Process one clip.
 
@@ -155,6 +156,7 @@ def run(
         segmenter: What makes the mattes, instead of the job's model and weights.
         on_start: Called with what the clip is and the number of frames expected.
         on_progress: Called after each batch.
+        on_download: Called with bytes had and bytes in all while weights are fetched.
 
     Raises:
         VidbgError: The job cannot be done. Nothing is left behind, and what is at the
@@ -164,7 +166,7 @@ def run(
     info = _checked(job)
     first, stop, total = _frame_range(job, info)
     if segmenter is None and job.model != CHROMA_MODEL:
-        segmenter = _network(job)
+        segmenter = _network(job, on_download)
     batch_size = _batch_size(job, segmenter, info)
     scenery = _scenery(job, info, batch_size)
     sound = _sound(job, scenery)
@@ -322,7 +324,7 @@ def _window(info: VideoInfo, first: int, total: int | None) -> audio.Window:
     )
 
 
-def _network(job: Job) -> Segmenter:
+def _network(job: Job, on_download: Callable[[int, int], None] | None) -> Segmenter:
     from vidbg.matting.segmenter import load_segmenter
 
     return load_segmenter(
@@ -330,6 +332,7 @@ def _network(job: Job) -> Segmenter:
         weights=job.weights,
         device=job.device,
         precision=job.precision,
+        progress=on_download,
     )
 
 

@@ -84,8 +84,34 @@ class Reporter:
     def _shows_bar(self) -> bool:
         return not (self._quiet or self._as_json) and sys.stderr.isatty()
 
+    def download(self, had: int, total: int) -> None:
+        """Show how far the download of a network's weights is."""
+        if self._as_json:
+            if self._is_due(_JSON_EVERY_S) or had == total:
+                self._emit("download", bytes=had, total_bytes=total)
+        elif self._shows_bar():
+            from tqdm import tqdm
+
+            if self._bar is None:
+                self._bar = tqdm(
+                    total=total, unit="B", unit_scale=True, dynamic_ncols=True, desc="weights"
+                )
+            self._bar.update(had - self._bar.n)
+        elif not self._quiet and self._is_due(_LINE_EVERY_S):
+            click.echo(f"weights: {had / 1e6:.1f} of {total / 1e6:.1f} MB", err=True)
+
+    def _is_due(self, every_s: float) -> bool:
+        now = time.monotonic()
+        if now - self._last_s < every_s:
+            return False
+        self._last_s = now
+        return True
+
     def start(self, info: VideoInfo, total: int | None) -> None:
         """Say what the job works on."""
+        if self._bar is not None:  # of a download
+            self._bar.close()
+            self._bar = None
         if self._as_json:
             self._emit(
                 "start",
@@ -112,7 +138,6 @@ class Reporter:
 
     def progress(self, progress: Progress) -> None:
         """Show how far the job is."""
-        now = time.monotonic()
         if self._bar is not None:
             shown = f"{clock(progress.media_s)} of video, {_fps(progress):.1f} fps"
             self._bar.set_postfix_str(shown, refresh=False)

@@ -161,7 +161,12 @@ def run(**options: Any) -> None:
         verbose=options["verbose"] or options["debug"],
     )
     with reporter:
-        result = pipeline.run(job, on_start=reporter.start, on_progress=reporter.progress)
+        result = pipeline.run(
+            job,
+            on_start=reporter.start,
+            on_progress=reporter.progress,
+            on_download=reporter.download,
+        )
         reporter.done(result)
 
 

@@ -1,0 +1,658 @@
+"""Registry, download and reading of checkpoints, and the command that lists them.
+
+Downloads come from a server on this machine that can be told to misbehave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import platformdirs
+import pytest
+import torch
+from checkpoints import random_network, random_u2netp
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from vidbg.cli.models import models
+from vidbg.errors import WeightsError
+from vidbg.matting import weights
+from vidbg.matting.u2net import U2NET, U2NETP
+
+CONTENT = bytes(range(256)) * 4000  # 1 MB
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves one file over HTTP on the loopback interface, in the way a test asks for."""
+
+    daemon_threads = False  # so that closing waits for them
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), FileHandler)
+        self.content = CONTENT
+        self.ranges = True
+        self.status = 200
+        self.content_type = "application/octet-stream"
+        self.length: int | None = None  # what Content-Length says; None for the truth
+        self.cut_after: int | None = None  # bytes of body per connection
+        self.location: str | None = None
+        self.hang_s = 0.0
+        self.release = threading.Event()
+        self.asked: list[str | None] = []  # the Range of every request
+        self.sent = 0
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that hang up: some tests are about that."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/u2netp.pth"
+
+
+class FileHandler(BaseHTTPRequestHandler):
+    server: FileServer
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.asked.append(self.headers["Range"])
+        if server.location is not None:
+            self.send_response(302)
+            self.send_header("Location", server.location)
+            self.end_headers()
+            return
+        if server.status != 200:
+            self.send_error(server.status)
+            return
+        server.release.wait(server.hang_s)
+        body, span = server.content, self.headers["Range"]
+        if span is not None and server.ranges:
+            start = int(span.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206)
+            total = len(body)
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            body = body[start:]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Type", server.content_type)
+        self.send_header("Content-Length", str(server.length or len(body)))
+        self.end_headers()
+        piece = body if server.cut_after is None else body[: server.cut_after]
+        self.wfile.write(piece)
+        server.sent += len(piece)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    with FileServer() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.release.set()
+        running.shutdown()
+        thread.join()
+
+
+def spec_for(*urls: str, content: bytes = CONTENT) -> weights.ModelSpec:
+    return replace(
+        weights.spec_of("u2netp"),
+        urls=urls,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "weights"
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+def known(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> weights.ModelSpec:
+    """The registry's u2netp as this server has it."""
+    spec = spec_for(server.url)
+    monkeypatch.setattr(weights, "registry", lambda: {"u2netp": spec})
+    return spec
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
+
+
+# Registry
+
+
+def test_registry_is_complete_and_well_formed() -> None:
+    registry = weights.registry()
+    assert set(registry) == {"u2net", "u2netp", "u2net_human_seg"}
+    assert next(iter(registry)) == weights.default_model()
+    for name, spec in registry.items():
+        assert spec.name == name
+        assert spec.architecture in ("u2net", "u2netp")
+        assert spec.file == f"{name}.pth"
+        assert spec.urls
+        assert all(url.startswith("https://") for url in spec.urls)
+        assert re.fullmatch("[0-9a-f]{64}", spec.sha256)
+        assert spec.licence == "Apache-2.0"
+        assert spec.input_side_px == 320
+    # float32 parameters and little else.
+    assert registry["u2netp"].size_bytes == pytest.approx(1_131_181 * 4, rel=0.05)
+    assert registry["u2net"].size_bytes == pytest.approx(44_009_869 * 4, rel=0.01)
+    assert registry["u2net_human_seg"].size_bytes == pytest.approx(44_009_869 * 4, rel=0.01)
+
+
+def test_listing_models_needs_no_torch() -> None:
+    program = (
+        "import sys; from vidbg.cli.models import models; models(['--json'], "
+        "standalone_mode=False); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        timeout=60,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_weights_folder_is_the_users_cache_unless_overridden(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("VIDBG_WEIGHTS_DIR", raising=False)
+    assert weights.cache_dir() == Path(platformdirs.user_cache_dir("vidbg", False)) / "weights"
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", str(tmp_path / "elsewhere"))
+    assert weights.cache_dir() == tmp_path / "elsewhere"
+
+
+def test_locate_finds_whole_files_only(known: weights.ModelSpec, folder: Path) -> None:
+    assert weights.locate("u2netp") is None
+    folder.mkdir()
+    (folder / "u2netp.pth").write_bytes(CONTENT[:-1])
+    assert weights.locate("u2netp") is None
+    (folder / "u2netp.pth").write_bytes(CONTENT)
+    assert weights.locate("u2netp") == folder / "u2netp.pth"
+    with pytest.raises(WeightsError, match="no model called 'u4net'"):
+        weights.locate("u4net")
+
+
+# Download
+
+
+def test_downloads_once_and_reports_progress(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    steps: list[tuple[int, int]] = []
+    path = weights.ensure("u2netp", lambda done, total: steps.append((done, total)))
+    assert path == folder / "u2netp.pth"
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+    assert steps[0] == (0, len(CONTENT))
+    assert steps[-1] == (len(CONTENT), len(CONTENT))
+    assert steps == sorted(steps)
+    assert weights.ensure("u2netp", offline=True) == path
+    assert server.asked == [None]
+
+
+def test_a_partial_file_is_continued(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    folder.mkdir()
+    (folder / "u2netp.pth.part").write_bytes(CONTENT[:700_000])
+    weights.ensure("u2netp")
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+    assert server.asked == ["bytes=700000-"]
+    assert server.sent == len(CONTENT) - 700_000
+
+
+def test_a_whole_part_file_needs_no_server(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    folder.mkdir()
+    (folder / "u2netp.pth.part").write_bytes(CONTENT)
+    weights.ensure("u2netp")
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+    assert server.asked == []
+
+
+def test_broken_connections_are_taken_up_where_they_broke(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    server.cut_after = 300_000
+    weights.ensure("u2netp")
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+    assert server.asked == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
+    assert server.sent == len(CONTENT)
+
+
+def test_a_download_that_fails_midway_is_continued_by_the_next(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    server.cut_after, server.ranges = 400_000, False
+    with pytest.raises(WeightsError, match="broke off after 400000 of 1024000 bytes"):
+        weights.ensure("u2netp")
+    assert contents(folder) == {"u2netp.pth.part": CONTENT[:400_000]}
+    server.cut_after, server.ranges = None, True
+    weights.ensure("u2netp")
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+    assert server.asked[-1] == "bytes=400000-"
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    server.ranges = False
+    folder.mkdir()
+    (folder / "u2netp.pth.part").write_bytes(b"x" * 700_000)
+    weights.ensure("u2netp")
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+
+
+@pytest.mark.parametrize("stale_bytes", [700_000, len(CONTENT), 2_000_000])
+def test_a_part_of_something_else_is_thrown_away(
+    known: weights.ModelSpec, server: FileServer, folder: Path, stale_bytes: int
+) -> None:
+    folder.mkdir()
+    (folder / "u2netp.pth.part").write_bytes(b"x" * stale_bytes)
+    weights.ensure("u2netp")
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+    assert server.asked[-1] is None
+
+
+def test_a_wrong_digest_deletes_the_part_and_says_so(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    server.content = b"x" + CONTENT[1:]
+    with pytest.raises(WeightsError) as caught:
+        weights.ensure("u2netp")
+    assert hashlib.sha256(server.content).hexdigest() in str(caught.value)
+    assert "was deleted" in str(caught.value)
+    assert contents(folder) == {}
+
+
+def test_the_next_url_is_tried_when_one_has_the_wrong_bytes(
+    server: FileServer, tmp_path: Path
+) -> None:
+    with FileServer() as other:
+        other.content = b"x" + CONTENT[1:]
+        thread = threading.Thread(target=other.serve_forever, args=(0.01,))
+        thread.start()
+        weights.fetch(spec_for(other.url, server.url), tmp_path / "u2netp.pth")
+        other.shutdown()
+        thread.join()
+    assert contents(tmp_path) == {"u2netp.pth": CONTENT}
+    assert (len(other.asked), len(server.asked)) == (1, 1)
+
+
+def misbehave_404(server: FileServer) -> None:
+    server.status = 404
+
+
+def misbehave_with_a_quota_page(server: FileServer) -> None:
+    server.content_type = "text/html; charset=utf-8"
+
+
+def misbehave_with_another_size(server: FileServer) -> None:
+    server.content = CONTENT[:-7]
+
+
+def misbehave_with_another_range(server: FileServer) -> None:
+    server.content = CONTENT + b"more"
+
+
+def misbehave_by_leading_to_a_file(server: FileServer) -> None:
+    server.location = "file:///etc/hostname"
+
+
+def misbehave_by_leading_off_https(server: FileServer) -> None:
+    server.location = "http://192.0.2.1/u2netp.pth"
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "reason"),
+    [
+        (misbehave_404, "127.0.0.1: HTTP 404 Not Found"),
+        (misbehave_with_a_quota_page, "a web page in place of the file"),
+        (misbehave_with_another_size, r"has a file of 1023993 bytes|another part of the file"),
+        (misbehave_with_another_range, r"has a file of 1024004 bytes|another part of the file"),
+        (misbehave_by_leading_to_a_file, "file"),
+        (misbehave_by_leading_off_https, "http in place of https"),
+    ],
+)
+@pytest.mark.parametrize("have", [0, 500_000])
+def test_answers_that_are_not_the_file(
+    known: weights.ModelSpec,
+    server: FileServer,
+    folder: Path,
+    misbehave: Callable[[FileServer], None],
+    reason: str,
+    have: int,
+) -> None:
+    folder.mkdir()
+    if have:
+        (folder / "u2netp.pth.part").write_bytes(CONTENT[:have])
+    misbehave(server)
+    with pytest.raises(WeightsError, match=reason) as caught:
+        weights.ensure("u2netp")
+    # What is there is kept for a better day, and the way out is named.
+    assert contents(folder) == ({"u2netp.pth.part": CONTENT[:have]} if have else {})
+    assert f"Put u2netp.pth (1024000 bytes, SHA-256 {known.sha256}) into {folder}" in str(
+        caught.value
+    )
+    assert "--weights FILE" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nobody_listening(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        spec = spec_for(f"http://127.0.0.1:{unused.getsockname()[1]}/u2netp.pth")
+        with pytest.raises(WeightsError, match=r"could not be downloaded \(127.0.0.1: .*refused"):
+            weights.fetch(spec, folder / "u2netp.pth")
+
+
+def test_a_server_that_never_answers(
+    known: weights.ModelSpec, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "NETWORK_TIMEOUT_S", 0.2)
+    server.hang_s = 30
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match="timed out"):
+        weights.ensure("u2netp")
+    assert time.monotonic() - start < 5
+
+
+def test_proxies_are_honoured(
+    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_address[1]}")
+    # Nobody listens on port 9; whoever answers is the proxy.
+    weights.fetch(spec_for("http://localhost:9/u2netp.pth"), folder / "u2netp.pth")
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+    assert server.asked == [None]
+
+
+@pytest.mark.parametrize("url", ["http://example.com/w.pth", "file:///etc/hostname", "ftp://a/b"])
+def test_only_https_is_spoken_with_other_machines(tmp_path: Path, url: str) -> None:
+    with pytest.raises(WeightsError, match="in place of https"):
+        weights.fetch(spec_for(url), tmp_path / "u2netp.pth")
+
+
+def test_offline_nothing_is_asked_for(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    with pytest.raises(WeightsError, match=r"not on this machine\. Put u2netp\.pth"):
+        weights.ensure("u2netp", offline=True)
+    assert server.asked == []
+    assert not folder.exists()
+
+
+def test_a_damaged_file_is_named_and_kept(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    folder.mkdir()
+    path = folder / "u2netp.pth"
+    path.write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(WeightsError, match=r"not the published u2netp.pth.*Delete it") as caught:
+        weights.ensure("u2netp")
+    assert caught.value.path == path
+    assert contents(folder).keys() == {"u2netp.pth"}
+    assert server.asked == []
+
+
+def test_a_folder_that_cannot_be_written(
+    known: weights.ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", str(tmp_path / "file" / "weights"))
+    with pytest.raises(WeightsError, match="cannot be written"):
+        weights.ensure("u2netp")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_not_blamed_on_the_server(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    folder.mkdir()
+    (folder / "u2netp.pth.part").symlink_to("/dev/full")
+    with pytest.raises(WeightsError, match=r"u2netp.pth.part: cannot be written: No space left"):
+        weights.ensure("u2netp")
+
+
+def test_only_one_of_many_downloads(
+    known: weights.ModelSpec, server: FileServer, folder: Path
+) -> None:
+    server.hang_s = 0.5
+    results: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(weights.ensure("u2netp"))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == [folder / "u2netp.pth"] * 4
+    assert server.asked == [None]
+
+
+def test_waiting_for_a_process_that_stalls_ends(
+    known: weights.ModelSpec, server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "LOCK_STALL_S", 0.3)
+    server.hang_s = 30
+    first = threading.Thread(target=weights.ensure, args=("u2netp",))
+    first.start()
+    while not server.asked:
+        time.sleep(0.01)
+    try:
+        with pytest.raises(WeightsError, match="another process is downloading"):
+            weights.ensure("u2netp")
+    finally:
+        server.release.set()
+        first.join(30)
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+def test_a_killed_download_leaves_no_file_under_the_final_name(
+    server: FileServer, folder: Path
+) -> None:
+    # Half of it comes, then the server hangs until the process is dead.
+    spec = spec_for(server.url)
+    server.cut_after = 600_000
+    program = f"""
+        from dataclasses import replace
+        from pathlib import Path
+        from vidbg.matting import weights
+        spec = replace(weights.spec_of("u2netp"), urls=({server.url!r},),
+                       size_bytes={spec.size_bytes}, sha256={spec.sha256!r})
+        def progress(done, total):
+            if done == 600_000:
+                print("half", flush=True)
+                input()
+        weights.fetch(spec, Path({str(folder / "u2netp.pth")!r}), progress)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"no_proxy": "127.0.0.1"},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        process.send_signal(signal.SIGKILL)
+    assert contents(folder) == {"u2netp.pth.part": CONTENT[:600_000]}
+    server.cut_after = None
+    weights.fetch(spec, folder / "u2netp.pth")
+    assert contents(folder) == {"u2netp.pth": CONTENT}
+    assert server.asked[-1] == "bytes=600000-"
+
+
+# Reading
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors"])
+def test_checkpoints_come_back_as_they_were_saved(tmp_path: Path, name: str) -> None:
+    path = random_u2netp(tmp_path / name)
+    assert same(weights.load_state_dict(path), random_network().state_dict())
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "legacy", "parallel"])
+def test_wrapped_checkpoints_are_unwrapped(tmp_path: Path, wrapper: str) -> None:
+    state_dict = random_network().state_dict()
+    path = tmp_path / "w.pth"
+    if wrapper == "legacy":  # the format of the authors' files
+        torch.save(state_dict, path, _use_new_zipfile_serialization=False)
+    elif wrapper == "parallel":
+        torch.save({f"module.{name}": tensor for name, tensor in state_dict.items()}, path)
+    else:
+        torch.save({"epoch": 3, wrapper: state_dict, "optimizer": {"lr": 0.1}}, path)
+    assert same(weights.load_state_dict(path), state_dict)
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch", "torch legacy"])
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, how: str) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "w.pth"
+    content = {"state_dict": {"w": torch.zeros(1)}, "extra": Malicious(marker)}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Malicious(marker)))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
+    with pytest.raises(WeightsError, match="not a checkpoint of plain tensors") as caught:
+        weights.load_state_dict(path)
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
+    # The trap is a live one.
+    if how == "pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert marker.is_dir()
+
+
+def truncated(path: Path, source: Path, share: float) -> Path:
+    whole = source.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    return path
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "legacy.pth"])
+def test_truncated_checkpoints(tmp_path: Path, name: str, share: float) -> None:
+    source = tmp_path / "whole.pth"
+    if name == "legacy.pth":
+        torch.save(random_network().state_dict(), source, _use_new_zipfile_serialization=False)
+    else:
+        source = random_u2netp(tmp_path / f"whole{Path(name).suffix}")
+    with pytest.raises(WeightsError, match=r"is not a") as caught:
+        weights.load_state_dict(truncated(tmp_path / name, source, share))
+    assert "\n" not in str(caught.value)
+    assert caught.value.path == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.bin"])
+@pytest.mark.parametrize("content", [b"<html>404</html>", b"\x80\x04.", bytes(100), b"PK\x03\x04"])
+def test_other_files_are_no_checkpoints(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=r"is not a|holds no state dict"):
+        weights.load_state_dict(tmp_path / name)
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(WeightsError, match="no such file"):
+            weights.load_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, [torch.zeros(1)], torch.zeros(1), {"a": 1}, {1: torch.zeros(1)}, {"model": {}}],
+    ids=repr,
+)
+def test_checkpoints_without_a_state_dict(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds no state dict"):
+        weights.load_state_dict(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    state_dict = random_network().state_dict()
+    state_dict["stage3.rebnconv2.conv_s1.weight"][3, 2, 1, 0] = value
+    save_file(state_dict, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"stage3.rebnconv2.conv_s1.weight holds a NaN or"):
+        weights.load_state_dict(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(("network", "name"), [(U2NET, "u2net"), (U2NETP, "u2netp")])
+def test_architecture_is_known_by_its_shapes(network: type, name: str) -> None:
+    with torch.device("meta"):
+        assert weights.architecture_of(network().state_dict()) == name
+
+
+def test_other_architectures_are_told_what_was_found() -> None:
+    foreign = {"layer1.conv.weight": torch.zeros(8, 3, 7, 7), "fc.bias": torch.zeros(8)}
+    with pytest.raises(WeightsError, match=r"found 2 tensors, the first called layer1.conv.weight"):
+        weights.architecture_of(foreign)
+    # U-2-Net trained for three kinds of clothes and background.
+    clothes = random_network().state_dict() | {"outconv.weight": torch.zeros(4, 24, 1, 1)}
+    with pytest.raises(WeightsError, match=r"found .*outconv.weight \(4, 24, 1, 1\)"):
+        weights.architecture_of(clothes)
+
+
+# The command
+
+
+def test_models_lists_what_is_on_this_machine(known: weights.ModelSpec, folder: Path) -> None:
+    run = CliRunner().invoke(models)
+    assert run.exit_code == 0
+    assert re.search(r"^u2netp \(default\) +1\.0 MB +320 px +Apache-2\.0 +no$", run.output, re.M)
+    assert f"Weights folder: {folder}" in run.output
+    path = weights.ensure("u2netp")
+    assert str(path) in CliRunner().invoke(models).output
+
+
+def test_models_as_json(known: weights.ModelSpec, folder: Path) -> None:
+    document = json.loads(CliRunner().invoke(models, ["--json"]).output)
+    assert document["weights_dir"] == str(folder)
+    assert document["default"] == "u2netp"
+    (entry,) = document["models"]
+    assert entry["name"] == "u2netp"
+    assert entry["sha256"] == known.sha256
+    assert entry["path"] is None
+    weights.ensure("u2netp")
+    (entry,) = json.loads(CliRunner().invoke(models, ["--json"]).output)["models"]
+    assert entry["path"] == str(folder / "u2netp.pth")

@@ -1,0 +1,50 @@
+"""``vidbg models``: which weights there are, and which of them are on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from vidbg.matting import weights
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def models(as_json: bool) -> None:
+    """List the models, their licences, and whether their weights are on this machine.
+
+    Weights that are not there are downloaded when a model is first used, or put into the
+    weights folder by hand. The environment variable VIDBG_WEIGHTS_DIR names another folder.
+    """
+    specs = weights.registry()
+    paths = {name: weights.locate(name) for name in specs}
+    if as_json:
+        entries = [
+            asdict(spec) | {"path": None if paths[name] is None else str(paths[name])}
+            for name, spec in specs.items()
+        ]
+        document = {
+            "weights_dir": str(weights.cache_dir()),
+            "default": weights.default_model(),
+            "models": entries,
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    rows = [("model", "size", "input", "licence", "on this machine")]
+    for name, spec in specs.items():
+        rows.append(
+            (
+                f"{name} (default)" if name == weights.default_model() else name,
+                f"{spec.size_bytes / 1e6:.1f} MB",
+                f"{spec.input_side_px} px",
+                spec.licence,
+                str(paths[name] or "no"),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+    click.echo(f"\nWeights folder: {weights.cache_dir()}")

@@ -1,0 +1,429 @@
+"""What makes mattes from thumbnails: the contract of a segmenter, and the networks.
+
+A new network is a class that keeps to :class:`Segmenter`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vidbg.errors import DeviceError, WeightsError
+from vidbg.matting.u2net import U2NET, U2NETP, ConvNormReLU
+from vidbg.matting.weights import (
+    ModelSpec,
+    architecture_of,
+    default_model,
+    ensure,
+    load_state_dict,
+    registry,
+    spec_of,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vidbg.matting.weights import Progress
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+_ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {"u2net": U2NET, "u2netp": U2NETP}
+
+_SIZE_STEP_PX = 32  # five halvings
+# Beyond this the clip is squeezed: at 4:1 the short side is down to 160 pixels, 5 at the
+# network's bottom, and thinner bands leave it no context across.
+_MAX_ASPECT = 4.0
+# A wrong aspect distorts every shape in the picture, a few per cent more or fewer pixels only
+# change the scale, which clips vary far more: 16:9 is to come out as 448x256, not 416x256.
+_AREA_WEIGHT = 0.5
+
+# A batch costs frames in memory and delay on top of the device's own memory.
+_MAX_BATCH = 16
+# Of the memory that is free when the batch size is chosen; other programs may need some too.
+_MEMORY_SHARE = 0.5
+
+
+class Segmenter(Protocol):
+    """Makes a matte of each picture by itself.
+
+    Stateless: a batch of N gives what N batches of one give. Memory over time is the
+    business of :mod:`vidbg.temporal`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name for logs."""
+        ...
+
+    def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
+        """Return the (height, width) that pictures of a clip must have.
+
+        Args:
+            width: Columns of the clip's frames.
+            height: Rows of the clip's frames.
+            sar: Width over height of the clip's pixels.
+        """
+        ...
+
+    def batch_size(self, height: int, width: int) -> int:
+        """Return how many pictures of this size to give at once, 1 or more."""
+        ...
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return mattes (B, h, w), float32, straight, 0 background to 1 foreground.
+
+        Args:
+            rgb: Pictures of the input size, uint8 (B, h, w, 3), R'G'B' full range.
+        """
+        ...
+
+
+class NetworkSegmenter:
+    """A U-2-Net on a device. Made by :func:`load_segmenter`.
+
+    Attributes:
+        name: Name of the model, or of its file without the ending.
+        device: Where it runs.
+
+    Args:
+        network: The network with its weights, in float32 on the CPU. It is taken over:
+            batch norm is folded into the convolutions, weights are converted and moved.
+        spec: Input side and normalisation.
+        name: Name for logs.
+        device: Where to run.
+        precision: "fp32", "fp16" or "bf16".
+    """
+
+    def __init__(
+        self, network: nn.Module, spec: ModelSpec, name: str, device: torch.device, precision: str
+    ) -> None:
+        self.name = name
+        self.device = device
+        self._side_px = spec.input_side_px
+        # Before the conversion: with folded weights maps stay small, up to about 230 inside
+        # U-2-Net-p on photos, where half precision ends at 65504.
+        _fold_batch_norm(network)
+        self._precision = precision if _fits(network, PRECISIONS[precision]) else "fp32"
+        if self._precision != precision:
+            logger.warning("the weights of %s overflow in %s: using fp32", name, precision)
+        try:
+            self._network = network.to(device=device, dtype=PRECISIONS[self._precision])
+        except RuntimeError as error:  # out of memory, or in use by another process
+            reason = str(error).splitlines()[0]
+            raise DeviceError(f"{device} cannot be used: {reason}") from error
+        # Channels-last saves a quarter of the time on a CPU. On MPS it has a history of wrong
+        # results without an error (pytorch/pytorch issues 174345 and 180984).
+        self._memory_format = (
+            torch.contiguous_format if device.type == "mps" else torch.channels_last
+        )
+        self._network.to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        # (x / 255 - mean) / std with one multiplication and one addition.
+        self._scale = (1.0 / (255.0 * std)).view(1, 3, 1, 1).to(device)
+        self._shift = (-mean / std).view(1, 3, 1, 1).to(device)
+        self._batch_limit = _MAX_BATCH
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "fp32", "fp16" or "bf16". Half turns into fp32 if it overflows."""
+        return self._precision
+
+    def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
+        """Return (height, width), multiples of 32, about as many pixels as in training.
+
+        The aspect ratio is the clip's, to 8 %, between 1:4 and 4:1; a clip beyond is squeezed.
+
+        Args:
+            width: Columns of the clip's frames, 1 or more.
+            height: Rows of the clip's frames, 1 or more.
+            sar: Width over height of the clip's pixels, above 0.
+
+        Raises:
+            ValueError: A size or ratio is not positive.
+        """
+        if width < 1 or height < 1 or sar <= 0:
+            raise ValueError(f"no such frame: {width}x{height}, pixel aspect {sar}")
+        aspect = min(max(float(width * sar / height), 1 / _MAX_ASPECT), _MAX_ASPECT)
+
+        def misfit(size: tuple[int, int]) -> float:
+            rows, columns = size
+            off_aspect = abs(math.log(columns / rows / aspect))
+            off_area = abs(math.log(columns * rows / self._side_px**2))
+            return off_aspect + _AREA_WEIGHT * off_area
+
+        longest = math.ceil(self._side_px * math.sqrt(_MAX_ASPECT) / _SIZE_STEP_PX) + 1
+        steps = [_SIZE_STEP_PX * n for n in range(1, longest + 1)]
+        return min(itertools.product(steps, steps), key=misfit)
+
+    def batch_size(self, height: int, width: int) -> int:
+        """Return how many pictures to give at once: 1, or on CUDA what free memory allows.
+
+        On a CPU larger batches were no faster per picture and took gigabytes. On CUDA the
+        memory that one picture needs is measured by running one.
+
+        Args:
+            height: Rows of the pictures.
+            width: Columns of the pictures.
+        """
+        if self.device.type != "cuda":
+            return 1
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self(np.zeros((1, height, width, 3), np.uint8))
+        needed = max(torch.cuda.max_memory_allocated(self.device) - before, 1)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(1, min(self._batch_limit, int(free * _MEMORY_SHARE) // needed))
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return mattes (B, h, w), float32, straight, 0 background to 1 foreground.
+
+        The network's probability as it is, never stretched by its own extremes. When memory
+        of the device runs out the batch is halved, for later calls too, and a warning logged.
+
+        Args:
+            rgb: uint8 (B, h, w, 3), R'G'B' full range; h and w as :meth:`input_size` says.
+
+        Raises:
+            ValueError: The array has another shape or dtype.
+            DeviceError: The device's memory does not hold one picture.
+            WeightsError: The network's output is not finite.
+        """
+        if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
+            raise ValueError(f"expected uint8 (B, h, w, 3), got {rgb.dtype} {rgb.shape}")
+        count = len(rgb)
+        matte = np.empty(rgb.shape[:3], np.float32)
+        start = 0
+        while start < count:
+            stop = min(start + self._batch_limit, count)
+            try:
+                matte[start:stop] = self._segment(rgb[start:stop])
+            except torch.cuda.OutOfMemoryError as error:
+                if stop - start == 1:
+                    raise DeviceError(
+                        f"the memory of {self.device} does not hold one picture of "
+                        f"{rgb.shape[2]}x{rgb.shape[1]} in {self.name}",
+                        hint="Close other programs that use it, or use --device cpu",
+                    ) from error
+                self._batch_limit = (stop - start) // 2
+            else:
+                start = stop
+                continue
+            # Out of the except clause: its traceback kept the failed batch's tensors alive.
+            logger.warning(
+                "%s is out of memory: going on with %d pictures at once",
+                self.device,
+                self._batch_limit,
+            )
+            torch.cuda.empty_cache()
+        return matte
+
+    def _segment(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the mattes of one batch, in full precision if half precision overflows."""
+        matte = self._probability(rgb)
+        if not np.isfinite(matte).all() and self._precision != "fp32":
+            logger.warning("%s overflows in %s: going on in fp32", self.name, self._precision)
+            self._network.float()
+            self._precision = "fp32"
+            matte = self._probability(rgb)
+        if not np.isfinite(matte).all():
+            raise WeightsError(f"the output of {self.name} is not finite")
+        return matte
+
+    # inference_mode belongs to the thread that calls, hence here and not around the loop.
+    @torch.inference_mode()
+    def _probability(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        # from_numpy warns of arrays that are not writable, as those from a decoder's pipe are.
+        pixels = torch.from_numpy(np.require(rgb, requirements=["C", "W"])).to(self.device)
+        # (B, h, w, 3) permuted is channels-last as it is.
+        x = pixels.permute(0, 3, 1, 2).float().mul_(self._scale).add_(self._shift)
+        x = x.to(PRECISIONS[self._precision]).contiguous(memory_format=self._memory_format)
+        # TF32 would make the "fp32" of the user a 10-bit mantissa.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            logits = self._network(x)
+        matte: NDArray[np.float32] = torch.sigmoid(logits.float())[:, 0].cpu().numpy()
+        return matte
+
+
+def load_segmenter(
+    model: str | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> NetworkSegmenter:
+    """Return a network that is ready to run.
+
+    On a CPU under glibc this also has the whole process keep freed memory for reuse, which
+    saves a quarter of the network's time.
+
+    Args:
+        model: A name from the registry. Without it, what ``weights`` holds, or the default.
+        weights: A checkpoint of the user's own. Without it, the registry's, downloaded if
+            it is not on this machine.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" for the first of CUDA, MPS and CPU
+            that is there.
+        precision: "fp32", "fp16", "bf16", or "auto" for fp16 on CUDA and fp32 elsewhere.
+        threads: How many threads the CPU's operators use, process-wide; None leaves it.
+        progress: Called during a download with the bytes that are there and that there will be.
+
+    Raises:
+        DeviceError: The device or precision is unknown or not there.
+        WeightsError: The model is unknown, or its file cannot be had or used.
+        ValueError: ``threads`` is less than 1.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"{threads} threads")
+    # Before a download of 176 MB.
+    place = _resolve_device(device)
+    chosen_precision = _resolve_precision(precision, place)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if place.type == "cpu":
+        _keep_freed_memory()
+    if weights is None:
+        name = model or default_model()
+        spec: ModelSpec | None = spec_of(name)
+        path = ensure(name, progress)
+    else:
+        name = model or weights.stem
+        spec = spec_of(model) if model else None
+        path = weights
+    architecture, network = _load_network(path, expected=spec.architecture if spec else None)
+    return NetworkSegmenter(
+        network, spec or registry()[architecture], name, place, chosen_precision
+    )
+
+
+def _load_network(path: Path, expected: str | None) -> tuple[str, nn.Module]:
+    """Return the architecture that a checkpoint is for, and the network with its weights."""
+    state_dict = load_state_dict(path)
+    try:
+        architecture = architecture_of(state_dict)
+    except WeightsError as error:
+        error.path = path
+        raise
+    if expected is not None and architecture != expected:
+        raise WeightsError(
+            f"holds a {architecture}, but the model asked for is a {expected}",
+            path=path,
+            hint="Leave --model out to take the architecture from the file",
+        )
+    network = _ARCHITECTURES[architecture]()
+    own = network.state_dict()
+    differences = [
+        f"{name} is missing"
+        for name in own
+        # This one counts training steps; checkpoints of old versions of PyTorch do without.
+        if name not in state_dict and not name.endswith(".num_batches_tracked")
+    ]
+    differences += [f"{name} is not known" for name in state_dict if name not in own]
+    differences += [
+        f"{name} is {tuple(tensor.shape)} in place of {tuple(own[name].shape)}"
+        for name, tensor in state_dict.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    if differences:
+        more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+        raise WeightsError(f"does not fit {architecture}: {differences[0]}{more}", path=path)
+    network.load_state_dict(state_dict, strict=True)
+    return architecture, network
+
+
+def _fold_batch_norm(network: nn.Module) -> None:
+    """Put each batch norm's scale and offset into the convolution before it, in place.
+
+    Exact but for rounding, and at inference only: ``weight * (conv(x) - mean) / sqrt(var + eps) +
+    bias`` is a convolution again. One pass over memory less per layer.
+    """
+    network.eval()
+    for block in network.modules():
+        if isinstance(block, ConvNormReLU) and isinstance(block.bn_s1, nn.BatchNorm2d):
+            block.conv_s1 = fuse_conv_bn_eval(block.conv_s1, block.bn_s1)
+            block.bn_s1 = nn.Identity()
+
+
+def _fits(network: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether every weight is finite in ``dtype``."""
+    largest = torch.finfo(dtype).max
+    return all(bool((parameter.abs() <= largest).all()) for parameter in network.parameters())
+
+
+def _resolve_device(device: str) -> torch.device:
+    kind, _, index = device.partition(":")
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if device == "cpu":
+        return torch.device("cpu")
+    if device == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError("there is no MPS device on this machine", hint="Use --device cpu")
+        return torch.device("mps")
+    if kind != "cuda" or (index and not index.isdecimal()) or device.endswith(":"):
+        raise DeviceError(
+            f"there is no device called {device!r}", hint="Use auto, cpu, cuda, cuda:N or mps"
+        )
+    if not torch.cuda.is_available():
+        why = "" if torch.version.cuda else " (this build of PyTorch has no CUDA)"
+        raise DeviceError(f"there is no CUDA device on this machine{why}", hint="Use --device cpu")
+    count = torch.cuda.device_count()
+    if int(index or 0) >= count:
+        raise DeviceError(
+            f"there is no {device} on this machine", hint=f"The last one is cuda:{count - 1}"
+        )
+    return torch.device("cuda", int(index or 0))
+
+
+def _resolve_precision(precision: str, device: torch.device) -> str:
+    if precision == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    if precision not in PRECISIONS:
+        raise DeviceError(
+            f"there is no precision called {precision!r}",
+            hint=f"Use auto, {', '.join(PRECISIONS)}",
+        )
+    if precision == "fp16" and device.type == "cpu":
+        # Measured: 8 times slower than fp32, as hardly any processor multiplies halves.
+        raise DeviceError("fp16 is not for the CPU", hint="Use fp32")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise DeviceError(f"{device} does not support bf16", hint="Use fp16 or fp32")
+    return precision
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed memory instead of giving it back to the system, process-wide.
+
+    The feature maps of one frame are hundreds of megabytes, in pieces of up to 29. By
+    default each piece is mapped afresh, and the kernel clears it page by page: 50,000 page
+    faults and a quarter of the time of U-2-Net-p at 448x256. Peak memory does not change.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is None:
+        return
+    trim_threshold, mmap_threshold = -1, -3  # <malloc.h>
+    limit_bytes = 1 << 30
+    # The second alone would fix the first at its 128 KiB default and make all of it worse.
+    if mallopt(mmap_threshold, limit_bytes):
+        mallopt(trim_threshold, limit_bytes)

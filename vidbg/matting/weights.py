@@ -1,0 +1,545 @@
+"""Where weights come from: the registry of public checkpoints, their download, and reading them.
+
+Nothing here imports torch before a checkpoint is read, so that listing models is quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import importlib.resources
+import json
+import logging
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from vidbg import __version__
+from vidbg.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+NETWORK_TIMEOUT_S = 30.0
+"""How long a server may stay silent, while connecting and between two pieces of the file."""
+
+LOCK_STALL_S = 120.0
+"""How long to wait for another process that downloads the same file but makes no headway."""
+
+_LOCK_POLL_S = 0.2
+_CHUNK_BYTES = 1 << 18
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A published checkpoint.
+
+    Attributes:
+        name: What the user calls it.
+        architecture: "u2net" or "u2netp".
+        file: Its file name in the weights folder.
+        urls: Places that serve the same bytes, best first.
+        size_bytes: Size of the file.
+        sha256: SHA-256 of the file, lower-case hexadecimal.
+        licence: SPDX identifier.
+        source: Home page of the authors.
+        notes: What it is for, and where the URLs and the digest were found.
+        input_side_px: Side of the square that it was trained on.
+        mean: Mean of R, G, B in 0..1 that its input is normalised with.
+        std: Standard deviation of R, G, B in 0..1 that its input is normalised with.
+    """
+
+    name: str
+    architecture: str
+    file: str
+    urls: tuple[str, ...]
+    size_bytes: int
+    sha256: str
+    licence: str
+    source: str
+    notes: str
+    input_side_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@cache
+def _registry_document() -> dict[str, Any]:
+    folder: Any
+    try:
+        folder = importlib.resources.files("vidbg.weights")
+    except ModuleNotFoundError:
+        # A checkout that is not installed: setup.cfg maps the package to this folder.
+        folder = Path(__file__).resolve().parents[2] / "weights"
+    document: dict[str, Any] = json.loads(
+        folder.joinpath("registry.json").read_text(encoding="utf-8")
+    )
+    return document
+
+
+def registry() -> dict[str, ModelSpec]:
+    """Return the known models by name, the default one first."""
+    return {
+        name: ModelSpec(
+            name=name,
+            architecture=entry["architecture"],
+            file=entry["file"],
+            urls=tuple(entry["urls"]),
+            size_bytes=entry["size_bytes"],
+            sha256=entry["sha256"],
+            licence=entry["licence"],
+            source=entry["source"],
+            notes=entry["notes"],
+            input_side_px=entry["input_side_px"],
+            mean=tuple(entry["mean"]),
+            std=tuple(entry["std"]),
+        )
+        for name, entry in _registry_document()["models"].items()
+    }
+
+
+def default_model() -> str:
+    """Return the name of the model that is used when none is asked for."""
+    name: str = _registry_document()["default"]
+    return name
+
+
+def spec_of(name: str) -> ModelSpec:
+    """Return the registry's entry of a model.
+
+    Raises:
+        WeightsError: No model has this name.
+    """
+    models = registry()
+    if name not in models:
+        raise WeightsError(
+            f"there is no model called {name!r}",
+            hint=f"Known are {', '.join(models)}; for a file of your own use --weights FILE",
+        )
+    return models[name]
+
+
+def cache_dir() -> Path:
+    """Return the folder that holds downloaded weights; it need not exist yet.
+
+    The user's cache folder, or the one that the environment variable VIDBG_WEIGHTS_DIR names.
+    """
+    override = os.environ.get("VIDBG_WEIGHTS_DIR")
+    if override:
+        return Path(override).expanduser().absolute()
+    return platformdirs.user_cache_path("vidbg", appauthor=False) / "weights"
+
+
+def locate(name: str) -> Path | None:
+    """Return the file of a model if it lies in the weights folder at its published size.
+
+    The digest is not computed; :func:`ensure` does that before the file is used.
+
+    Raises:
+        WeightsError: No model has this name.
+    """
+    spec = spec_of(name)
+    path = cache_dir() / spec.file
+    return path if path.is_file() and path.stat().st_size == spec.size_bytes else None
+
+
+def ensure(name: str, progress: Progress | None = None, *, offline: bool = False) -> Path:
+    """Return the verified file of a model, downloading it first if it is missing.
+
+    A file that is there is checked against its SHA-256 every time: 0.1 s for the largest.
+    Downloads go to ``FILE.part`` and are renamed when size and digest are right, so that a
+    file under its final name is always whole. A lock on ``FILE.lock`` lets one process
+    download while others wait for it; an interrupted download is continued by the next.
+
+    Args:
+        name: A name from the registry.
+        progress: Called with the bytes that are there and the bytes in all.
+        offline: Use what is on this machine, do not touch the network.
+
+    Raises:
+        WeightsError: The name is unknown, the file is not the published one, it cannot be
+            downloaded or written, or it is missing and ``offline`` is set.
+    """
+    spec = spec_of(name)
+    path = cache_dir() / spec.file
+    if path.exists():
+        _verify(path, spec)
+        return path
+    if offline:
+        raise WeightsError(
+            f"the weights of {name} are not on this machine", hint=_by_hand(spec, path.parent)
+        )
+    fetch(spec, path, progress)
+    return path
+
+
+def fetch(spec: ModelSpec, path: Path, progress: Progress | None = None) -> None:
+    """Download a model's file to ``path``, or wait for the process that is doing so.
+
+    Args:
+        spec: What to download.
+        path: Where to; ``path.part`` and ``path.lock`` beside it are used on the way.
+        progress: Called with the bytes that are there and the bytes in all.
+
+    Raises:
+        WeightsError: No URL gave the right file, another process stalled, or the folder
+            cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _sole_downloader(path.with_name(path.name + ".lock"), part):
+        if path.exists():
+            _verify(path, spec)
+            return
+        _download_from_any(spec, part, progress)
+        with _writing(path):
+            part.replace(path)
+
+
+def _by_hand(spec: ModelSpec, folder: Path) -> str:
+    return (
+        f"Put {spec.file} ({spec.size_bytes} bytes, SHA-256 {spec.sha256}) into {folder}, "
+        "or name a checkpoint with --weights FILE"
+    )
+
+
+def _verify(path: Path, spec: ModelSpec) -> None:
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror or error}", path=path) from error
+    if found != spec.sha256:
+        raise WeightsError(
+            f"this is not the published {spec.file}: its SHA-256 is {found}, not {spec.sha256}",
+            path=path,
+            hint="Delete it to have it downloaded again, or use it on purpose with --weights FILE",
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    """Bytes in a file, 0 if there is none; another process may be renaming it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn failures to write into errors that name the file, apart from the network's."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(f"cannot be written: {error.strerror or error}", path=path) from error
+
+
+@contextmanager
+def _sole_downloader(lock: Path, part: Path) -> Iterator[None]:
+    """Hold the lock, waiting for another process as long as its part file grows.
+
+    The operating system drops the lock when its holder ends, however it ends. The empty
+    lock file stays: removing it would let two processes lock two different files.
+    """
+    with _writing(lock):
+        file = lock.open("ab")
+    with file:
+        seen = _size(part)
+        deadline = time.monotonic() + LOCK_STALL_S
+        while True:
+            with _writing(lock):
+                if _try_lock(file.fileno()):
+                    break
+            if _size(part) != seen:
+                seen = _size(part)
+                deadline = time.monotonic() + LOCK_STALL_S
+            if time.monotonic() > deadline:
+                raise WeightsError(
+                    "another process is downloading these weights but brought nothing in "
+                    f"{LOCK_STALL_S:.0f} s",
+                    path=part,
+                    hint="End that process and try again",
+                )
+            time.sleep(_LOCK_POLL_S)
+        yield
+
+
+class _MirrorError(OSError):
+    """A server answered, but not with the file."""
+
+
+def _download_from_any(spec: ModelSpec, part: Path, progress: Progress | None) -> None:
+    """Bring ``part`` to the published bytes, trying the URLs in order.
+
+    A connection that breaks is taken up again where it broke for as long as every attempt
+    brings something. What an earlier run left in ``part`` is continued, and thrown away if
+    the whole turns out wrong.
+    """
+    failures: list[str] = []
+    if _size(part) > spec.size_bytes:
+        _discard(part)
+    inherited = _size(part) > 0
+    for url in spec.urls:
+        host = urlsplit(url).hostname
+        logger.info("downloading %s (%.1f MB) from %s", spec.file, spec.size_bytes / 1e6, host)
+        while True:
+            before = _size(part)
+            try:
+                if before < spec.size_bytes:
+                    _download(url, spec, part, progress)
+            except (OSError, http.client.HTTPException) as error:
+                if _size(part) > before:
+                    continue
+                failures.append(f"{host}: {_reason(error)}")
+                break
+            found = _sha256(part)
+            if found == spec.sha256:
+                return
+            _discard(part)
+            if inherited:
+                inherited = False
+                continue
+            failures.append(f"{host}: the file came with SHA-256 {found} and was deleted")
+            break
+    raise WeightsError(
+        f"{spec.file} could not be downloaded ({'; '.join(failures)})",
+        hint=_by_hand(spec, part.parent),
+    )
+
+
+def _discard(part: Path) -> None:
+    with _writing(part):
+        part.unlink()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
+    return str(error) or type(error).__name__
+
+
+def _download(url: str, spec: ModelSpec, part: Path, progress: Progress | None) -> None:
+    """Bring what ``part`` lacks from one URL.
+
+    Raises:
+        OSError: The server cannot be reached, breaks off, or has something else.
+        http.client.HTTPException: The server does not speak HTTP properly.
+        WeightsError: ``part`` cannot be written.
+    """
+    done = _size(part)
+    headers = {"User-Agent": f"vidbg/{__version__}", "Accept-Encoding": "identity"}
+    if done:
+        headers["Range"] = f"bytes={done}-"
+    _require_secure(url)
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
+    opener = urllib.request.build_opener(_SecureRedirects)
+    with opener.open(request, timeout=NETWORK_TIMEOUT_S) as response:
+        done = _first_byte(response, asked_for=done, size=spec.size_bytes)
+        with _writing(part):
+            file = part.open("ab" if done else "wb")
+        with file:
+            if progress is not None:
+                progress(done, spec.size_bytes)
+            while chunk := response.read(_CHUNK_BYTES):
+                done += len(chunk)
+                if done > spec.size_bytes:
+                    raise _MirrorError(f"sends more than {spec.size_bytes} bytes")
+                with _writing(part):
+                    file.write(chunk)
+                    file.flush()
+                if progress is not None:
+                    progress(done, spec.size_bytes)
+            with _writing(part):
+                os.fsync(file.fileno())
+    if done < spec.size_bytes:
+        raise _MirrorError(f"broke off after {done} of {spec.size_bytes} bytes")
+
+
+def _first_byte(response: Any, *, asked_for: int, size: int) -> int:
+    """Return where in the file an answer starts: at 0, or where it was asked to.
+
+    Checked before anything is written, so that an error page served as a success (quota
+    pages do that) costs neither the part nor a download.
+    """
+    if response.headers.get_content_type() == "text/html":
+        raise _MirrorError("answers with a web page in place of the file")
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+        span = response.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", span.strip())
+        if match is None or int(match[1]) != asked_for or match[2] not in (str(size), "*"):
+            raise _MirrorError(f"answers with another part of the file ({span!r})")
+        return asked_for
+    length = response.headers.get("Content-Length")
+    if length is not None and length.strip() != str(size):
+        raise _MirrorError(f"has a file of {length} bytes, expected {size}")
+    return 0
+
+
+def _require_secure(url: str) -> None:
+    """Accept https, and http only to this very machine, where no network lies between.
+
+    Raises:
+        _MirrorError: Another scheme, such as file or ftp, or http to another machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        return
+    raise _MirrorError(f"{parts.scheme or 'no scheme'} in place of https")
+
+
+class _SecureRedirects(urllib.request.HTTPRedirectHandler):
+    """Holds redirects to the same rule as the first URL."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: Any,
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _require_secure(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint's tensors without running anything that it contains.
+
+    ``.safetensors`` files are read as such, all others as PyTorch checkpoints restricted to
+    plain tensors. A state dict inside a training checkpoint ("state_dict" or "model") is
+    found, and the "module." that DataParallel puts before every name is taken off.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Names to tensors on the CPU, in the dtypes of the file.
+
+    Raises:
+        WeightsError: The file is missing, damaged, not a checkpoint, holds Python objects
+            other than tensors, or has a NaN or an infinity in it.
+    """
+    if not path.is_file():
+        raise WeightsError("there is no such file", path=path)
+    import torch
+
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(name, str) for name in content)
+        or not all(isinstance(tensor, torch.Tensor) for tensor in content.values())
+    ):
+        raise WeightsError("holds no state dict (names to tensors)", path=path)
+    prefix = "module." if all(name.startswith("module.") for name in content) else ""
+    state_dict = {name.removeprefix(prefix): t.detach() for name, t in content.items()}
+    for name, tensor in state_dict.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{name} holds a NaN or an infinity", path=path)
+    return state_dict
+
+
+def _read_safetensors(path: Path) -> object:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"is not a safetensors file: {reason}", path=path) from error
+
+
+def _read_pickle(path: Path) -> object:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Any exception: what a damaged pickle raises depends on the byte that is wrong.
+        raise WeightsError(
+            "is not a checkpoint of plain tensors: damaged, another format, or with Python "
+            "objects in it, which are not loaded because that could run code",
+            path=path,
+        ) from error
+
+
+_FIRST_CONVOLUTION = "stage1.rebnconvin.conv_s1.weight"
+_SECOND_CONVOLUTION = "stage1.rebnconv1.conv_s1.weight"
+_FUSION = "outconv.weight"
+
+
+def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
+    """Return "u2net" or "u2netp" by the names and shapes that tell the two apart.
+
+    Whether every other tensor fits as well shows when the network loads them.
+
+    Raises:
+        WeightsError: The state dict is that of another network.
+    """
+    signatures = {
+        ((64, 3, 3, 3), (32, 64, 3, 3), (1, 6, 1, 1)): "u2net",
+        ((64, 3, 3, 3), (16, 64, 3, 3), (1, 6, 1, 1)): "u2netp",
+    }
+    names = (_FIRST_CONVOLUTION, _SECOND_CONVOLUTION, _FUSION)
+    if all(name in state_dict for name in names):
+        signature = tuple(tuple(state_dict[name].shape) for name in names)
+        if signature in signatures:
+            return signatures[signature]
+        found = ", ".join(f"{name} {shape}" for name, shape in zip(names, signature, strict=True))
+    else:
+        first = next(iter(state_dict), "nothing")
+        found = f"{len(state_dict)} tensors, the first called {first}"
+    raise WeightsError(
+        "is not a U-2-Net: expected one-channel U-2-Net (176 MB) or U-2-Net-p (4.7 MB) with "
+        f"the authors' names of parameters, found {found}"
+    )

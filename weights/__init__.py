@@ -1,0 +1,1 @@
+"""The registry of public weights, installed as ``vidbg.weights``."""
