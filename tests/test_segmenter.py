@@ -412,7 +412,7 @@ def test_the_default_model_is_used_when_nothing_is_asked_for(
 ) -> None:
     asked: list[str] = []
 
-    def ensure(name: str) -> Path:
+    def ensure(name: str, progress: object) -> Path:
         asked.append(name)
         return checkpoint
 

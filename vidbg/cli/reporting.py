@@ -143,10 +143,10 @@ class Reporter:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(progress.frames - self._bar.n)
             return
-        is_due = now - self._last_s >= (_JSON_EVERY_S if self._as_json else _LINE_EVERY_S)
-        if (self._quiet and not self._as_json) or not is_due:
+        if self._quiet and not self._as_json:
             return
-        self._last_s = now
+        if not self._is_due(_JSON_EVERY_S if self._as_json else _LINE_EVERY_S):
+            return
         fps = _fps(progress)
         left_s = None
         if progress.total_frames is not None and fps:
