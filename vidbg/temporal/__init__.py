@@ -1,1 +1,1 @@
-
+"""From single mattes to a steady sequence."""

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from vidbg.temporal.flow import flow, warp
+
+
+def texture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Structure at several scales, as pictures have it."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((height, width))
+    for sigma in (2, 5, 12):
+        layer = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), sigma)
+        total += layer / layer.std()
+    return np.clip(128 + 30 * total, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(4, 0), (0, -3), (-6, 5)])
+def test_points_from_a_frame_to_where_its_pixels_are_in_the_other(dx: int, dy: int) -> None:
+    scene = texture(200, 280)
+    here = scene[20:180, 20:260]
+    # The content of `here` moved by (dx, dy).
+    there = scene[20 - dy : 180 - dy, 20 - dx : 260 - dx]
+
+    found = flow(np.ascontiguousarray(here), np.ascontiguousarray(there))
+
+    inside = found[16:-16, 16:-16]
+    assert np.abs(np.median(inside, axis=(0, 1)) - (dx, dy)).max() < 0.1
+    assert np.abs(inside - (dx, dy)).mean() < 0.3
+
+
+def test_warping_along_the_flow_gives_the_frame_back() -> None:
+    scene = texture(200, 280, seed=1)
+    here, there = (
+        np.ascontiguousarray(scene[y : y + 160, x : x + 240]) for y, x in ((9, 4), (12, 9))
+    )
+
+    aligned = warp(there, flow(here, there))
+
+    before = np.abs(there.astype(int) - here)[16:-16, 16:-16].mean()
+    after = np.abs(aligned.astype(int) - here)[16:-16, 16:-16].mean()
+    assert after < 0.1 * before
+
+
+def test_nothing_moves_between_equal_frames() -> None:
+    scene = texture(96, 128)
+    assert np.abs(flow(scene, scene)).max() < 1e-3
+
+
+@settings(deadline=None)
+@given(height=st.integers(1, 70), width=st.integers(1, 70), level=st.integers(0, 255))
+def test_flat_frames_of_any_size_do_not_move(height: int, width: int, level: int) -> None:
+    frame = np.full((height, width), level, np.uint8)
+
+    found = flow(frame, frame)
+
+    assert found.shape == (height, width, 2)
+    assert found.dtype == np.float32
+    assert not found.any()
+
+
+@settings(deadline=None)
+@given(height=st.integers(1, 70), width=st.integers(1, 70))
+def test_noise_of_any_size_gives_finite_flow(height: int, width: int) -> None:
+    here, there = np.random.default_rng(height * width).integers(
+        0, 256, (2, height, width), np.uint8
+    )
+
+    found = flow(here, there)
+
+    assert found.shape == (height, width, 2)
+    assert np.isfinite(found).all()
+
+
+def test_warp_looks_up_where_the_flow_points() -> None:
+    array = np.arange(30, dtype=np.float32).reshape(5, 6)
+    motion = np.zeros((5, 6, 2), np.float32)
+    motion[..., 0], motion[..., 1] = 2, 1
+
+    warped = warp(array, motion)
+
+    rows = np.minimum(np.arange(5) + 1, 4)
+    columns = np.minimum(np.arange(6) + 2, 5)
+    assert (warped == array[np.ix_(rows, columns)]).all()
+
+
+def test_warp_interpolates_between_pixels() -> None:
+    array = np.array([[0.0, 1.0, 3.0]], np.float32)
+    motion = np.zeros((1, 3, 2), np.float32)
+    motion[..., 0] = 0.5
+
+    assert warp(array, motion).tolist() == [[0.5, 2.0, 3.0]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 9), (7, 9, 1), (7, 9, 2), (7, 9, 4)])
+def test_warp_keeps_shape_and_dtype(shape: tuple[int, ...], dtype: type) -> None:
+    array = (np.random.default_rng(0).random(shape) * 200).astype(dtype)
+
+    warped = warp(array, np.zeros((*shape[:2], 2), np.float32))
+
+    assert warped.dtype == array.dtype
+    assert warped.shape == array.shape
+    assert (warped == array).all()
