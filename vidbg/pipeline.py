@@ -37,7 +37,7 @@ CHROMA_MODEL = "chroma"
 # The default radius of --bg blur, as a share of the frame's height: a clearly blurred room
 # in which shapes can still be told apart.
 _BLUR_SHARE = 1 / 40
-_AHEAD = 2
+_AHEAD = 1
 
 
 @dataclass(frozen=True, slots=True)
