@@ -267,3 +267,33 @@ def test_a_signal_ends_the_job_and_leaves_nothing(
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
     assert not [child for child in children if child.is_running()]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
+def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    arguments = (GREEN, "--bg", "red", "--model", "chroma", "-o", str(tmp_path / "out.mp4"))
+    with subprocess.Popen([VIDBG, *arguments], stdout=theirs, stderr=theirs, stdin=theirs) as job:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # the terminal is gone with its last user
+                break
+            if not chunk:
+                break
+            shown += chunk
+        assert job.wait(60) == 0
+    os.close(ours)
+    last_bar = shown.decode().splitlines()[-3]
+    assert "100% |" in last_bar
+    assert "150/150 frames, 0:05 of video, " in last_bar
+    assert " fps, " in last_bar
+    assert last_bar.endswith("left")

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 def parse_time(text: str) -> Fraction:
