@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -74,9 +74,6 @@ def _ffmpeg_children() -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
-
-
-MakeClip = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
 from vidbg.matting import chroma
 from vidbg.matting.refine import finish_matte
 from vidbg.media import audio, background, encode, timing
-from vidbg.media.decode import FrameReader, count_decodable, damaged_error
+from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.probe import check_readable, probe
 from vidbg.prefetch import Prefetch
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, smooth
@@ -419,7 +419,7 @@ def _lost_frames(reader: FrameReader) -> int:
     info = reader.info
     if not (reader.damage or info.missing_frames):
         return 0
-    promised = (info.frame_count or 0) + info.missing_frames
+    promised = promised_frames(info)
     lost = max(info.missing_frames, promised - count_decodable(info))
     logger.warning(
         "%s: damaged (%s): %d of %d frames are lost",

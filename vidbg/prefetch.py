@@ -54,14 +54,14 @@ class Prefetch(Generic[T]):
                 if not self._put(item):
                     break
                 del item  # or the frame stays alive while the next one is being made
-        except BaseException as caught:  # noqa: BLE001 - handed to the consumer
+        except BaseException as caught:
             error = caught
         finally:
             close = getattr(self._items, "close", None)
             if close is not None:
                 try:
                     close()
-                except BaseException as caught:  # noqa: BLE001 - handed to the consumer
+                except BaseException as caught:
                     error = error or caught
             self._put(_End(error))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -20,13 +21,14 @@ from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, FFmpegError, InputError
 from vidbg.frames import Colour, PlaneFormat, VideoInfo
 from vidbg.media import ffmpeg as ff
-from vidbg.media.formats import scale_matrix
+from vidbg.media.formats import alpha_layout, chroma_position, scale_matrix, working_format
 from vidbg.media.probe import check_readable
 from vidbg.media.rawvideo import read_batches
-from vidbg.media.source import opened_at, seek_point
+from vidbg.media.source import exact_format, opened_at, seek_point
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
     from vidbg.frames import Planes
 
@@ -34,6 +36,11 @@ logger = logging.getLogger(__name__)
 
 FITS = ("cover", "contain", "stretch")
 ENDS = ("loop", "hold", "black")
+
+_FINE_TICKS = "1/1000000"
+_HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
+_WHITE_NITS = 203
+_PEAK_NITS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +69,7 @@ class Placement:
     """Where a background picture goes in the frame, in the frame's pixels.
 
     The picture is scaled to ``width`` x ``height``; what of it lies in the frame is cut out
-    at ``crop_x``, ``crop_y`` and put at ``x``, ``y``. Offsets are even, so that chroma of
-    any subsampling stays aligned.
+    at ``crop_x``, ``crop_y`` and put at ``x``, ``y``. Offsets are whole chroma samples.
     """
 
     width: int
@@ -93,16 +99,16 @@ def place(width: int, height: int, sar: Fraction, fit: str, target: Target) -> P
     scale = max(across, down) if fit == "cover" else min(across, down)
     wanted_w = round(width * sar / target.sar * scale)
     wanted_h = round(height * scale)
+    grid_w, grid_h = 1 << target.format.log2_chroma_w, 1 << target.format.log2_chroma_h
     if fit == "cover":
         scaled_w, scaled_h = max(target.width, wanted_w), max(target.height, wanted_h)
-        grid = 4  # the coarsest chroma there is
-        crop_x = (scaled_w - target.width) // 2 // grid * grid
-        crop_y = (scaled_h - target.height) // 2 // grid * grid
+        crop_x = (scaled_w - target.width) // 2 // grid_w * grid_w
+        crop_y = (scaled_h - target.height) // 2 // grid_h * grid_h
         return Placement(scaled_w, scaled_h, crop_x, crop_y, 0, 0)
     scaled_w = min(target.width, max(1, wanted_w))
     scaled_h = min(target.height, max(1, wanted_h))
-    x = (target.width - scaled_w) // 2 // 4 * 4
-    y = (target.height - scaled_h) // 2 // 4 * 4
+    x = (target.width - scaled_w) // 2 // grid_w * grid_w
+    y = (target.height - scaled_h) // 2 // grid_h * grid_h
     return Placement(scaled_w, scaled_h, 0, 0, x, y)
 
 
@@ -174,7 +180,7 @@ def still(path: Path, fit: str, target: Target) -> Planes:
     height, width = picture.shape[:2]
     placement = place(width, height, Fraction(1), fit, target)
     node = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}")
-    node = _converted(node, placement, target, is_rgb=True, colour=Colour("pc", "gbr"))
+    node = _converted(node, placement, target, working_format("rgb24")[0], Colour("pc", "gbr"))
     pipe = node.output(
         "pipe:1", format="rawvideo", pix_fmt=target.format.pix_fmt, **{"frames:v": 1}
     )
@@ -196,44 +202,144 @@ def still(path: Path, fit: str, target: Target) -> Planes:
 
 def _read_picture(path: Path) -> NDArray[np.uint8]:
     """Return a picture as R'G'B' ``(H, W, 3)``, transparent parts over black."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     check_readable(path)
     try:
         with warnings.catch_warnings():
+            # Pillow warns of odd metadata, which is no reason not to show a picture.
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                turned = ImageOps.exif_transpose(opened)
-                rgba = np.asarray(turned.convert("RGBA"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        reason = "too many pixels" if "bomb" in type(error).__name__.lower() else str(error)
-        raise InputError(f"not a picture that can be read ({reason})", path=path) from error
-    alpha = rgba[..., 3:].astype(np.uint32)
-    over_black: NDArray[np.uint8] = ((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8)
-    return over_black
+                picture = _in_srgb(ImageOps.exif_transpose(opened), path)
+                if picture.has_transparency_data:
+                    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+                    picture = Image.alpha_composite(black, picture.convert("RGBA"))
+                return np.asarray(picture.convert("RGB"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            "a picture of too many pixels", path=path, hint="Make it smaller first"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise InputError("not a picture that can be read", path=path) from error
+    except InputError:
+        raise
+    except Exception as error:
+        # Pillow's readers raise whatever a damaged file makes them stumble over.
+        raise InputError(f"not a picture that can be read ({error})", path=path) from error
+
+
+def _in_srgb(picture: Image.Image, path: Path) -> Image.Image:
+    """Return a picture with 8 bits a sample, in sRGB where a colour profile says how."""
+    from PIL import Image, ImageCms
+
+    if picture.mode.startswith("I"):
+        # Pillow's own conversion cuts off what does not fit in 8 bits.
+        samples = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
+        return Image.fromarray(((samples + 128) // 257).astype(np.uint8))
+    if picture.mode == "F":
+        raise InputError("a picture of floating-point samples, which have no white", path=path)
+    profile = picture.info.get("icc_profile")
+    if not profile:
+        return picture
+    mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+    try:
+        shown = ImageCms.profileToProfile(
+            picture,
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode=mode,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        logger.warning("%s: its colour profile is left out (%s)", path, error)
+        return picture
+    return picture if shown is None else shown
 
 
 def _converted(
-    node: Any, placement: Placement, target: Target, *, is_rgb: bool, colour: Colour
+    node: Any, placement: Placement, target: Target, given: PlaneFormat, colour: Colour
 ) -> Any:
-    """Scale, convert and cut an ffmpeg-python node to the frame's working format."""
-    options: dict[str, object] = {
-        "w": placement.width,
-        "h": placement.height,
-        "flags": f"bicubic+{ff.EXACT_FLAGS}",
-        "out_range": target.colour.range,
-    }
-    if not is_rgb:
-        options |= {"in_range": colour.range, "in_color_matrix": scale_matrix(colour.matrix)}
-    if not target.format.is_rgb:
-        options["out_color_matrix"] = scale_matrix(target.colour.matrix)
-    node = node.filter("scale", **options).filter("format", target.format.pix_fmt)
+    """Scale, convert and cut an ffmpeg-python node to the frame's working format.
+
+    Args:
+        node: Frames in the format ``given``.
+        placement: Where they go.
+        target: The frame.
+        given: Their format.
+        colour: Their colour, resolved.
+    """
+    w, h = placement.width, placement.height
+    if _light(colour) != _light(target.colour):
+        deep_rgb = working_format("gbrp16le")[0]
+        node = _scaled(node, (w, h), given, colour, deep_rgb, Colour("pc", "gbr"))
+        node = _relit(node, colour, target.colour)
+        given, colour = deep_rgb, Colour("pc", "gbr")
+    node = _scaled(node, (w, h), given, colour, target.format, target.colour)
     width, height = _shown_size(placement, target)
-    if (placement.width, placement.height) != (width, height):
+    if (w, h) != (width, height):
         node = node.filter(
             "crop", w=width, h=height, x=placement.crop_x, y=placement.crop_y, exact=1
         )
     return node
+
+
+def _light(colour: Colour) -> str:
+    """Return what light a signal means: an HDR transfer, or "sdr" for all the others."""
+    return colour.transfer if colour.transfer in _HDR_TRANSFERS else "sdr"
+
+
+def _relit(node: Any, given: Colour, wanted: Colour) -> Any:
+    """Bring full-range R'G'B' from SDR to HDR or back, or from one HDR transfer to another.
+
+    A white page has 203 cd/m² in HDR (ITU-R BT.2408), as in :func:`vidbg.colour.rgb_to_codes`.
+    On the way to SDR what is brighter, up to 1000 cd/m², is rolled off.
+    """
+    ends = []
+    for colour in (given, wanted):
+        is_sdr = _light(colour) == "sdr"
+        wide = "bt2020" if colour.primaries == "unknown" else colour.primaries
+        ends.append(("bt709", "bt709") if is_sdr else (wide, colour.transfer))
+    (primaries_in, transfer_in), (primaries, transfer) = ends
+    rgb = {"matrixin": "gbr", "matrix": "gbr", "rangein": "full", "range": "full"}
+    begin = {"primariesin": primaries_in, "transferin": transfer_in, "npl": _WHITE_NITS}
+    if _light(wanted) != "sdr":
+        return node.filter("zscale", **rgb, **begin, primaries=primaries, transfer=transfer)
+    node = node.filter("zscale", **rgb, **begin, primaries=primaries, transfer="linear")
+    node = node.filter("format", "gbrpf32le")
+    node = node.filter("tonemap", "mobius", param=0.5, desat=0, peak=_PEAK_NITS / _WHITE_NITS)
+    node = node.filter("zscale", **rgb, transferin="linear", transfer=transfer)
+    return node.filter("format", "gbrp16le")
+
+
+def _scaled(
+    node: Any,
+    size: tuple[int, int],
+    given: PlaneFormat,
+    colour: Colour,
+    wanted: PlaneFormat,
+    wanted_colour: Colour,
+) -> Any:
+    """Bring frames to another size, format, matrix and range, chroma kept where it belongs."""
+    in_h, in_v = chroma_position(given, given.chroma_location)
+    out_h, out_v = chroma_position(wanted, wanted.chroma_location)
+    options: dict[str, object] = {
+        "w": size[0],
+        "h": size[1],
+        "flags": f"bicubic+{ff.EXACT_FLAGS}",
+        "in_range": colour.range,
+        "out_range": wanted_colour.range,
+        "in_h_chr_pos": in_h,
+        "in_v_chr_pos": in_v,
+        "out_h_chr_pos": out_h,
+        "out_v_chr_pos": out_v,
+    }
+    if not given.is_rgb:
+        options["in_color_matrix"] = scale_matrix(colour.matrix)
+    if not wanted.is_rgb:
+        options["out_color_matrix"] = scale_matrix(wanted_colour.matrix)
+    return node.filter("scale", **options).filter("format", wanted.pix_fmt)
 
 
 def _shown_size(placement: Placement, target: Target) -> tuple[int, int]:
@@ -292,7 +398,7 @@ class BackgroundVideo:
         batch_size: int = 1,
     ) -> None:
         self.info = info
-        self.period_s = self.info.duration - start_s
+        self.period_s = info.duration - start_s
         if self.period_s <= 0:
             raise InputError(
                 f"ends after {float(info.duration):.2f} s, before --bg-start", path=info.path
@@ -330,55 +436,57 @@ class BackgroundVideo:
 
     def _frames(self) -> Iterator[Planes]:
         rate = self._target.frame_rate
+        # What is on screen half a background frame after a moment is what is nearest to it.
+        ahead_s = Fraction(1, 2) / self.info.frame_rate
         first = 0
         for turn in itertools.count():
-            # This turn shows the frames at times in [turn, turn + 1) x period.
-            stop = ceil((turn + 1) * self.period_s * rate)
-            if stop == first:  # a period shorter than a frame
+            # This turn shows the frames whose time, that much ahead, is in [turn, turn + 1)
+            # periods. It may be none, where a period is shorter than a frame.
+            stop = ceil(((turn + 1) * self.period_s - ahead_s) * rate)
+            if stop <= first:
                 continue
             last: Planes | None = None
             shown = 0
-            for planes in self._one_turn(first / rate - turn * self.period_s):
+            for planes in self._one_turn(first / rate + ahead_s - turn * self.period_s):
                 last = planes
                 yield planes
                 shown += 1
-                if first + shown == stop and self._end == "loop":
+                if first + shown == stop and self._end != "hold":
                     break
-            if self._cancelled:
+            if self._cancelled or last is None:
                 return
-            if last is None:
-                raise DecodeError("no frame of the background can be decoded", path=self.info.path)
-            if self._end == "loop":
-                yield from itertools.repeat(last, stop - first - shown)
-                first = stop
-                continue
-            after = last if self._end == "hold" else _black(self._target)
-            if shown < stop - first:
-                yield from itertools.repeat(last, stop - first - shown)
-            yield from itertools.repeat(after)
+            if self._end == "hold" or self.info.frame_count == 1:
+                yield from itertools.repeat(last)
+            yield from itertools.repeat(last, stop - first - shown)
+            if self._end == "black":
+                yield from itertools.repeat(_black(self._target))
+            first = stop
 
     def _one_turn(self, offset_s: Fraction) -> Iterator[Planes]:
-        """Yield one pass over the background, from ``offset_s`` after its start, at our rate."""
+        """Yield what is on screen at our rate, from ``offset_s`` after the background's start."""
         info, target = self.info, self._target
         begin_s = self._start_s + offset_s
         seek_s = seek_point(info, info.start + begin_s)
-        node = opened_at(info, seek_s)
-        if info.is_interlaced and info.height >= 4 and info.width >= 3:
-            node = node.filter("bwdif", mode="send_frame", parity="auto", deint="interlaced")
-        origin_s = info.start + begin_s - seek_s
-        if not seek_s:
+        # The last picture once more, for as long as a frame of ours, so that it is sure to be
+        # shown: to hold it, and because FFmpeg 5 does not always know how long it lasts.
+        longer = ceil(info.frame_rate / target.frame_rate)
+        node = opened_at(info, seek_s).filter("tpad", stop_mode="clone", stop=longer)
+        node = node.filter("settb", _FINE_TICKS)
+        # Stamps are rounded, to milliseconds at worst; one that is late by that is in time.
+        begin_s += min(info.time_base / 2, Fraction(1, 2000)) + 2 * Fraction(_FINE_TICKS)
+        if seek_s:
+            node = node.filter("setpts", f"PTS-({info.start + begin_s - seek_s})/TB")
+        else:
             # Without seeking the first frame's own stamp is the exact origin.
             node = node.filter("setpts", f"PTS-STARTPTS-({begin_s})/TB")
-        else:
-            node = node.filter("setpts", f"PTS-({origin_s})/TB")
-        node = node.filter("fps", fps=str(target.frame_rate), start_time=0, round="near")
-        is_rgb = info.format.is_rgb
+        node = node.filter("fps", fps=str(target.frame_rate), start_time=0, round="up")
+        node = exact_format(node, info, (info.width, info.height))
+        given = info.format
+        colour = colours.resolve(info.colour, given, info.height)
         if info.has_alpha:
-            node = node.filter("format", "gbrap").filter("premultiply", inplace=1)
-            is_rgb = True
+            node, given, colour = _over_black(node, info, colour)
         placement = place(info.width, info.height, info.sar, self._fit, target)
-        source_colour = colours.resolve(info.colour, info.format, info.height)
-        node = _converted(node, placement, target, is_rgb=is_rgb, colour=source_colour)
+        node = _converted(node, placement, target, given, colour)
         arguments = node.output(
             "pipe:1", format="rawvideo", pix_fmt=target.format.pix_fmt, fps_mode="passthrough"
         ).get_args()
@@ -387,12 +495,34 @@ class BackgroundVideo:
             self._process = process
             if self._cancelled:
                 return
+            batch = None
             try:
                 for batch in read_batches(process, target.format, size, batch_size=1):
                     yield _framed(batch.planes, placement, target)
+                if batch is None:
+                    process.wait()
             except FFmpegError as error:
                 raise DecodeError(error.message, path=info.path) from error
+            if batch is None and not self._cancelled:
+                raise DecodeError(
+                    f"no frame of it can be shown as background ({process.cause()})",
+                    path=info.path,
+                    returncode=process.returncode,
+                    stderr_tail=tuple(process.tail),
+                )
             if process.damage_count and not process.was_killed:
                 logger.warning(
                     "%s: the background is damaged (%s)", info.path, process.first_damage
                 )
+
+
+def _over_black(node: Any, info: VideoInfo, colour: Colour) -> tuple[Any, PlaneFormat, Colour]:
+    """Multiply frames by their alpha: return R'G'B' over black, its format and its colour."""
+    name, _ = alpha_layout(replace(info.format, pix_fmt="gbrp"))
+    rgb, _ = working_format(name)
+    rgb_colour = replace(colour, range="pc", matrix="gbr")
+    if not info.format.is_rgb:
+        with_alpha = replace(rgb, pix_fmt=name)
+        size = (info.width, info.height)
+        node = _scaled(node, size, info.format, colour, with_alpha, rgb_colour)
+    return node.filter("premultiply", inplace=1), rgb, rgb_colour

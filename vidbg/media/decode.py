@@ -5,14 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
 from vidbg.errors import DecodeError, FFmpegError
 from vidbg.frames import FrameBatch, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import alpha_layout
 from vidbg.media.rawvideo import read_batches
-from vidbg.media.source import opened_at, seconds, seek_point
+from vidbg.media.source import (
+    exact_format,
+    may_begin_anywhere,
+    opened_at,
+    raw_pix_fmt,
+    seconds,
+    seek_point,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +55,7 @@ class FrameReader:
         self._stop = stop
         self._allow_damaged = allow_damaged
         self._cancelled = False
+        self._complaints_at_start: int | None = None
         self._process: ff.Process | None = None
 
     def cancel(self) -> None:
@@ -63,34 +70,35 @@ class FrameReader:
         Raises:
             DecodeError: The decoder failed, or the clip is damaged and that was not allowed.
         """
-        arguments, depth = self._arguments("rawvideo")
-        with ff.Process(arguments, reads=True) as process:
+        info = self.info
+        with ff.Process(self._arguments(), reads=True) as process:
             self._process = process
             if self._cancelled:
                 return
-            for batch in read_batches(
-                process,
-                self.info.format,
-                (self.info.width, self.info.height),
-                batch_size=self._batch_size,
-                first=self._first,
-                alpha_depth=depth if self.info.has_alpha else None,
-            ):
-                if process.damage_count and not self._allow_damaged:
-                    raise self._damaged(process)
-                self.frames_read += len(batch)
-                yield batch
-                del batch
-            self._finish(process)
+            try:
+                for batch in read_batches(
+                    process,
+                    info.format,
+                    (info.width, info.height),
+                    batch_size=self._batch_size,
+                    first=self._first,
+                    alpha_depth=alpha_layout(info.format)[1] if info.has_alpha else None,
+                ):
+                    if not self._allow_damaged and self._is_damaged(process):
+                        raise self._damaged(process)
+                    self.frames_read += len(batch)
+                    yield batch
+                    del batch
+                status = process.wait()
+            except DecodeError:
+                raise
+            except FFmpegError as error:
+                raise DecodeError(error.message, path=info.path) from error
+            if not self._cancelled:
+                self._finish(process, status)
 
-    def _finish(self, process: ff.Process) -> None:
-        if self._cancelled:
-            return
-        try:
-            status = process.wait()
-        except FFmpegError as error:
-            raise DecodeError(error.message, path=self.info.path) from error
-        if status or process.damage_count:
+    def _finish(self, process: ff.Process, status: int) -> None:
+        if status or self._is_damaged(process):
             if not self._allow_damaged:
                 raise self._damaged(process)
             self.damage = process.first_damage or process.cause()
@@ -103,74 +111,80 @@ class FrameReader:
                 returncode=status,
                 stderr_tail=tuple(process.tail),
             )
+        expected = self._count()
+        if expected is not None and self.frames_read < expected:
+            logger.warning(
+                "%s: %d frames were expected, %d came",
+                self.info.path,
+                expected,
+                self.frames_read,
+            )
+
+    def _is_damaged(self, process: ff.Process) -> bool:
+        """Say whether the decoder complained, of more than what a stream may begin with."""
+        if not process.damage_count:
+            return False
+        if self._complaints_at_start is None:
+            self._complaints_at_start = (
+                complaints_at_start(self.info) if may_begin_anywhere(self.info) else 0
+            )
+        return process.damage_count > self._complaints_at_start
 
     def _damaged(self, process: ff.Process) -> DecodeError:
-        cause = process.cause() if process.first_damage is None else process.first_damage
+        cause = process.first_damage or process.cause()
         process.kill()
         return damaged_error(self.info, cause, tuple(process.tail), process.returncode)
 
-    def _arguments(self, muxer: str) -> tuple[list[str], int]:
-        """Return FFmpeg's arguments, and the depth of the alpha plane if there is one."""
-        info = self.info
+    def _count(self) -> int | None:
+        """Return how many frames are wanted, as far as that is known."""
+        ends = [end for end in (self._stop, self.info.frame_count) if end is not None]
+        return max(0, min(ends) - self._first) if ends else None
+
+    def _arguments(self) -> list[str]:
+        """Return FFmpeg's arguments."""
+        info, first = self.info, self._first
         rate = info.frame_rate
-        start_s = info.start + self._first / rate
-        seek_s = seek_point(info, start_s) if self._first else Fraction(0)
+        first_s = info.start + first / rate
+        seek_s = seek_point(info, first_s) if first else Fraction(0)
+        resampled = info.is_vfr or self._allow_damaged
         node = opened_at(info, seek_s)
-        if info.is_interlaced and info.height >= 4 and info.width >= 3:
-            node = node.filter("bwdif", mode="send_frame", parity="auto", deint="interlaced")
-        if info.is_vfr or self._allow_damaged:
-            origin = start_s - seek_s if self._first else Fraction(0)
-            shift = f"PTS-({origin})/TB" if self._first else "PTS-STARTPTS"
-            node = node.filter("setpts", shift)
-            node = node.filter("fps", fps=str(rate), start_time=0, round="near")
-            # FFmpeg rounds a clip's end by its own rule; never a frame less than ours.
-            node = node.filter("tpad", stop_mode="clone", stop=2)
-        elif self._first:
-            half_frame_s = Fraction(1, 2) / rate
-            begin_s = start_s - half_frame_s - seek_s
-            node = node.filter("trim", start=seconds(begin_s))
-        node = exact_format(node, info, alpha=info.has_alpha)
-        if info.is_image and info.rotation:
-            for _ in range(info.rotation // 90):
-                node = node.filter("transpose", "clock")
-        count = None if self._stop is None else self._stop - self._first
-        if count is None and (info.is_vfr or self._allow_damaged) and info.frame_count is not None:
-            count = info.frame_count - self._first
-        options: dict[str, object] = {"fps_mode": "passthrough", "format": muxer}
-        if muxer == "rawvideo":
-            options["pix_fmt"] = (
-                alpha_layout(info.format)[0] if info.has_alpha else info.format.pix_fmt
-            )
-        if count is not None:
-            options["frames:v"] = max(1, count)
+        count = self._count()
+        if resampled:
+            # The last frame goes on until the count is full. Without this FFmpeg 5 takes the
+            # time at which it begins for the end of the clip, and drops it.
+            stop = -1 if count is not None else 0
+            node = node.filter("tpad", stop_mode="clone", stop=stop)
+            # Slots are counted from the clip's beginning, wherever reading begins: a frame
+            # midway between two goes to the same one.
+            node = node.filter("setpts", f"PTS-round({info.start - seek_s}/TB)")
+            origin = {} if seek_s else {"start_time": 0}
+            node = node.filter("fps", fps=str(rate), round="near", **origin)
+            if first:
+                node = node.filter("trim", start_pts=first)
+        elif seek_s:
+            node = node.filter("trim", start=seconds(first_s - seek_s - 1 / (2 * rate)))
+        elif first:
+            node = node.filter("trim", start_frame=first)
+        node = exact_format(node, info, (info.width, info.height))
         # Which frames come is decided above; their times no longer matter to anyone.
         node = node.filter("setpts", f"N/({rate})/TB")
-        arguments = node.output("pipe:1", **options).get_args()
-        return ["-nostdin", *arguments], alpha_layout(info.format)[1]
-
-
-def exact_format(node: Any, info: VideoInfo, *, alpha: bool) -> Any:
-    """Bring decoded frames to the working format and to one size, sample values unchanged."""
-    wanted = alpha_layout(info.format)[0] if alpha else info.format.pix_fmt
-    turned = info.is_image and info.rotation % 180 != 0
-    width, height = (info.height, info.width) if turned else (info.width, info.height)
-    spread = "pc" if info.colour.range == "pc" else "tv"
-    node = node.filter(
-        "scale",
-        w=width,
-        h=height,
-        flags=f"bicubic+{ff.EXACT_FLAGS}",
-        in_range=spread,
-        out_range=spread,
-    )
-    return node.filter("format", wanted)
+        options: dict[str, object] = {
+            "fps_mode": "passthrough",
+            "format": "rawvideo",
+            "pix_fmt": raw_pix_fmt(info),
+        }
+        if not resampled:  # the number of packets is no bound where every frame is passed on
+            count = None if self._stop is None else max(0, self._stop - first)
+        if count is not None:
+            options["frames:v"] = count
+        return ["-nostdin", *node.output("pipe:1", **options).get_args()]
 
 
 def damaged_error(
     info: VideoInfo, cause: str, tail: tuple[str, ...] = (), returncode: int | None = None
 ) -> DecodeError:
     """Return the error for a damaged clip, after counting what can be decoded of it."""
-    total = (info.frame_count or 0) + info.missing_frames
+    total = promised_frames(info)
     lost = max(info.missing_frames, total - count_decodable(info))
     what = (
         f"damaged: {lost} of {total} frames would be lost"
@@ -184,6 +198,29 @@ def damaged_error(
         returncode=returncode,
         stderr_tail=tail,
     )
+
+
+def promised_frames(info: VideoInfo) -> int:
+    """Return how many frames the file says it has, before any resampling."""
+    present = (info.frame_count or 0) - info.repeated_frames + info.dropped_frames
+    return present + info.missing_frames
+
+
+def complaints_at_start(info: VideoInfo) -> int:
+    """Return of how many errors FFmpeg speaks before the first frame that it can decode.
+
+    A recording of a broadcast begins anywhere, mostly between two key frames. What cannot be
+    decoded there is no damage, and the clip is taken to begin after it.
+    """
+    node = opened_at(info, Fraction(0)).filter("showinfo", checksum=0)
+    arguments = node.output("pipe:", format="null", **{"frames:v": 1}).get_args()
+    ran = ff.run(["-nostdin", "-v", "level+info", "-threads", "1", *arguments])
+    count = 0
+    for line in ran.lines:
+        if "showinfo" in line and " pts:" in line:
+            break
+        count += ff.is_complaint(line)
+    return count
 
 
 def count_decodable(info: VideoInfo) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
-from dataclasses import dataclass
+import signal
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -20,7 +23,6 @@ from vidbg.frames import Colour, PlaneFormat, VideoInfo
 from vidbg.media import audio, formats
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import scale_matrix
-from vidbg.media.rawvideo import shifted
 from vidbg.media.source import seconds, source_input
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("composite", "alpha", "matte")
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+
+# FFmpeg keeps subtitles from before the point that it was told to begin at, at times below 0,
+# and puts off everything else by that.
+_CUT_SUBTITLES = r"noise=drop=lt(pts\,0)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +166,11 @@ class Sink:
         self._info = info
         self._codec = formats.CODECS[output.codec]
         self._container = container_of(output.path)
-        self._raw_pix_fmt, self._raw_depth = _raw_format(output.kind, info.format)
-        sound = audio.tracks(info, self._container, output.sound, window, background)
-        self._pad = (
-            (info.height % 2, info.width % 2)
-            if self._codec.even_sizes and not info.is_image
-            else (0, 0)
-        )
-        if any(self._pad):
+        self._raw_pix_fmt, self._raw_depth = _raw_format(output.kind, info.format, self._codec)
+        self._size = info.height, info.width
+        if self._codec.even_sizes:
+            self._size = info.height + info.height % 2, info.width + info.width % 2
+        if self._size != (info.height, info.width):
             logger.warning(
                 "%s: %dx%d is odd, which %s cannot store: one row or column is repeated",
                 info.path,
@@ -177,7 +180,7 @@ class Sink:
             )
         self._part = _part_file(output.path)
         try:
-            arguments = self._arguments(sound, window)
+            arguments = self._arguments(window, background)
             self._process = ff.Process(arguments, writes=True)
         except BaseException as error:
             self._part.unlink(missing_ok=True)
@@ -210,23 +213,28 @@ class Sink:
             raise self._failure(error) from error
 
     def _parts(self, planes: Planes | None, alpha: Plane | None) -> list[Plane]:
-        depth = self._info.format.depth
-        kind = self.output.kind
+        """Return what goes down the pipe, one array ``(B, h, w)`` a plane of the raw format."""
+        source, kind = self._info.format, self.output.kind
         parts: list[Plane] = []
         if planes is not None and kind != "matte":
-            # 9- to 16-bit formats without an alpha variant of their own go one deeper.
-            up = self._raw_depth - depth
-            parts = [shifted(plane, up) for plane in planes]
+            up = self._raw_depth - source.depth
+            is_full = self._info.colour.range == "pc"
+            parts = [
+                _deeper(plane, source.depth, up, to_top=source.is_rgb or (is_full and not number))
+                for number, plane in enumerate(planes)
+            ]
             if kind == "alpha":
                 parts[1:] = [self._full_chroma(plane) for plane in parts[1:]]
         if alpha is not None and kind != "composite":
-            fits = depth == 8 or kind == "matte" or self._raw_depth == 16
-            parts.append(alpha if fits else _rescaled(alpha, self._raw_depth))
-        down, across = self._pad
-        if not (down or across):
+            parts.append(_rescaled(alpha, self._raw_depth))
+        height, width = self._size
+        if (height, width) == (self._info.height, self._info.width):
             return parts
-        size = (self._info.height, self._info.width)
-        return [_grown(part, down, across) if part.shape[1:] == size else part for part in parts]
+        luma, chroma, _ = source.plane_sizes(width, height)
+        if "444" in self._raw_pix_fmt:
+            chroma = luma
+        sizes = [luma, chroma, chroma, luma]
+        return [_grown(part, size) for part, size in zip(parts, sizes, strict=False)]
 
     def _full_chroma(self, plane: Plane) -> Plane:
         """Repeat chroma of 4:4:0, 4:1:1 and 4:1:0, which have no layout with alpha."""
@@ -239,39 +247,66 @@ class Sink:
         wide = wide.repeat(1 << source.log2_chroma_w, axis=2)
         return wide[:, : self._info.height, : self._info.width]
 
-    def _arguments(self, sound: list[audio.Track], window: audio.Window) -> list[str]:
+    def _arguments(
+        self, window: audio.Window, background: audio.BackgroundSound | None
+    ) -> list[str]:
         info, output, codec = self._info, self.output, self._codec
-        down, across = self._pad
+        has_clock = not info.is_image and self._container.audio_encoder is not None
+        subtitles = _subtitles(info, self._container) if has_clock else []
+        # Raw video has no time stamps but the frames' numbers. Where something else of the clip
+        # begins before its pictures, these start on the next whole frame, and all the rest is
+        # put off by what that is too late.
+        first_frame = 0
+        if not window.is_trimmed and (
+            audio.follows_source(info, self._container, output.sound)
+            or subtitles
+            or (has_clock and info.has_chapters)
+        ):
+            first_frame = ceil(window.start_s * info.frame_rate)
+        first_frame_s = first_frame / info.frame_rate
+        height, width = self._size
         raw_options: dict[str, object] = {
             "format": "rawvideo",
             "pix_fmt": self._raw_pix_fmt,
-            "s": f"{info.width + across}x{info.height + down}",
+            "s": f"{width}x{height}",
             "framerate": str(info.frame_rate),
         }
-        lead_s = Fraction(0) if window.is_trimmed or not sound else window.start_s
-        if lead_s:
-            raw_options["itsoffset"] = seconds(lead_s)
+        if first_frame:
+            raw_options["itsoffset"] = seconds(first_frame_s)
         video = _stored(ffmpeg.input("pipe:0", **raw_options), output, codec, info)
+        sound = audio.tracks(info, self._container, output.sound, window, background, first_frame_s)
         streams = [video, *(track.node for track in sound)]
         options = self._video_options() | audio.encoder_options(sound)
         companion: Any = None
-        if not info.is_image and self._container.audio_encoder is not None:
-            part: dict[str, str | None] = {}
+        if has_clock:
             if window.is_trimmed:
                 part = {"ss": seconds(window.start_s), "t": seconds(window.duration_s)}
-                options["t"] = seconds(window.duration_s + Fraction(1, 2) / info.frame_rate)
-            companion = source_input(info.path, options=part)
-            subtitles = _subtitles(info, self._container)
+                companion = source_input(info.path, options=part)
+                options["t"] = seconds(window.duration_s)
+                if subtitles:
+                    options["bsf:s"] = _CUT_SUBTITLES
+            else:
+                clock = audio.source_clock(window, first_frame_s)
+                companion = source_input(info.path, options=clock)
             streams += [companion[str(index)] for index, _ in subtitles]
             for number, (_, subtitle_codec) in enumerate(subtitles):
                 options[f"c:s:{number}"] = subtitle_codec
         arguments = ffmpeg.output(*streams, ff.file_url(self._part), **options).get_args()
-        return ["-y", *self._with_metadata(arguments, companion, sound)]
+        stated = [(f"a:{n}", track.metadata_of) for n, track in enumerate(sound)]
+        stated += [(f"s:{n}", index) for n, (index, _) in enumerate(subtitles)]
+        return ["-y", *self._with_metadata(arguments, companion, stated)]
 
     def _with_metadata(
-        self, arguments: list[str], companion: Any, sound: list[audio.Track]
+        self, arguments: list[str], companion: Any, stated: list[tuple[str, int | None]]
     ) -> list[str]:
-        """Insert the options that name the source by its number among the inputs."""
+        """Insert the options that name the source by its number among the inputs.
+
+        Args:
+            arguments: What ffmpeg-python compiled.
+            companion: The source's node, or None to take nothing from it.
+            stated: Output streams, and the source's stream whose language, title and the like
+                each takes.
+        """
         if companion is None:
             return arguments
         wanted = ffmpeg.output(companion, "x").get_args()
@@ -290,9 +325,9 @@ class Sink:
         chosen = ["-map_metadata", str(number)]
         if self._container.has_chapters:
             chosen += ["-map_chapters", str(number)]
-        for ordinal, track in enumerate(sound):
-            if track.metadata_of is not None:
-                chosen += [f"-map_metadata:s:a:{ordinal}", f"{number}:s:a:{track.metadata_of}"]
+        for stream, index in stated:
+            if index is not None:
+                chosen += [f"-map_metadata:s:{stream}", f"{number}:s:{index}"]
         head, tail = arguments[: starts[-1]], arguments[starts[-1] :]
         return [*head, *inputs, *tail[:-1], *chosen, tail[-1]]
 
@@ -311,6 +346,8 @@ class Sink:
             options[codec.preset_option] = output.preset or codec.preset
         if codec.tag is not None and container.muxer in ("mp4", "mov"):
             options["tag:v"] = codec.tag
+        if codec.encoder == "ffv1":
+            options["slices"] = 4 if min(self._size) >= 16 else 1  # four need four rows of chroma
         if codec.encoder == "prores_ks":
             is_444 = "444" in formats.stored_pix_fmt(codec, info.format, output.kind)
             options["profile:v"] = "4444" if is_444 else "hq"
@@ -318,6 +355,15 @@ class Sink:
                 options["alpha_bits"] = 16
         if output.kind == "alpha" and codec.encoder == "libvpx-vp9":
             options["metadata:s:v:0"] = "alpha_mode=1"
+        location = info.format.chroma_location
+        stored, _ = formats.working_format(formats.stored_pix_fmt(codec, info.format, output.kind))
+        is_420 = _subsampling(stored) == _subsampling(info.format) == (1, 1)
+        if is_420 and location != "left" and output.kind != "matte":
+            options["chroma_sample_location"] = location
+        _, stored_colour = _colours(codec, info, output.kind, to_rgb=stored.is_rgb)
+        if stored_colour.range == "pc" and not info.is_image:
+            # FFmpeg 9 converts to limited range for FFV1 unless the encoder is told as well.
+            options["color_range"] = "pc"
         if info.is_image:
             options["frames:v"] = 1
         if container.muxer == "mp4":
@@ -343,12 +389,27 @@ class Sink:
     def _finish(self) -> None:
         try:
             self._process.close_stdin()
-            status = self._process.wait()
+            status = self._wait()
         except (BrokenPipeError, FFmpegError) as error:
             raise self._failure(error) from error
         if status:
             raise self._failure(None)
         _publish(self._part, self.output)
+
+    def _wait(self) -> int:
+        """Wait for FFmpeg's end and return its status, for as long as it goes on writing.
+
+        Moving the index of a very large file to its front takes long, and is no stall.
+        """
+        last_written_ns = None
+        while True:
+            try:
+                return self._process.wait()
+            except FFmpegError:
+                written_ns = self._part.stat().st_mtime_ns
+                if written_ns == last_written_ns:
+                    raise
+                last_written_ns = written_ns
 
     def _failure(self, error: Exception | None) -> EncodeError:
         if isinstance(error, FFmpegError):
@@ -359,7 +420,10 @@ class Sink:
             except FFmpegError:
                 self._process.kill()
             cause = self._process.cause()
-        full = "No space left" in cause or "File too large" in cause
+            status = self._process.returncode
+            if status is not None and status < 0:
+                cause = f"FFmpeg was ended: {signal.strsignal(-status)}"
+        full = re.search(r"No space left|File too large|File size limit", cause)
         return EncodeError(
             f"cannot be written ({cause})",
             path=self.output.path,
@@ -369,79 +433,120 @@ class Sink:
         )
 
 
-def _raw_format(kind: str, plane_format: PlaneFormat) -> tuple[str, int]:
+def _raw_format(kind: str, plane_format: PlaneFormat, codec: formats.Codec) -> tuple[str, int]:
     """Return the pix_fmt that goes down the pipe, and its depth."""
     if kind == "composite":
         return plane_format.pix_fmt, plane_format.depth
-    if kind == "alpha":
-        return formats.alpha_layout(plane_format)
-    return ("gray", 8) if plane_format.depth == 8 else ("gray16le", 16)
+    depth = _stored_depth(codec, plane_format, kind)
+    if kind == "matte":
+        return formats.pix_fmt_name("gray", depth), depth
+    # swscale makes alpha deeper by a bare shift, after which opaque is no longer opaque: where
+    # the codec's alpha is deeper than the clip, we make it so.
+    return formats.alpha_layout(replace(plane_format, depth=max(plane_format.depth, depth)))
 
 
-def _grown(plane: Plane, down: int, across: int) -> Plane:
-    """Repeat a plane's last row ``down`` times and its last column ``across`` times."""
+def _stored_depth(codec: formats.Codec, plane_format: PlaneFormat, kind: str) -> int:
+    stored = formats.stored_pix_fmt(codec, plane_format, kind)
+    return formats.working_format(stored)[0].depth
+
+
+def _grown(plane: Plane, size: tuple[int, int]) -> Plane:
+    """Repeat a plane's last row and column until it has ``size``, (height, width)."""
+    down, across = size[0] - plane.shape[1], size[1] - plane.shape[2]
     return cast("Plane", np.pad(plane, ((0, 0), (0, down), (0, across)), mode="edge"))
 
 
+def _deeper(plane: Plane, depth: int, up: int, *, to_top: bool) -> Plane:
+    """Return samples of ``depth`` bits with ``up`` bits more, and the top of the scale at the top.
+
+    Args:
+        plane: The samples.
+        depth: Their bits.
+        up: 0 to ``depth``.
+        to_top: The scale ends with the largest code, as in full range; else it is shifted.
+    """
+    if not up:
+        return plane
+    shifted: NDArray[np.uint16] = np.left_shift(plane, up, dtype=np.uint16)
+    if to_top:
+        np.bitwise_or(shifted, plane >> (depth - up), out=shifted)
+    return shifted
+
+
 def _rescaled(alpha: Plane, depth: int) -> Plane:
-    """Return a 16-bit alpha at another depth, rounded."""
-    top = (1 << depth) - 1
-    scaled: NDArray[np.uint16] = ((alpha.astype(np.uint32) * top + 32767) // 65535).astype(
-        np.uint16
-    )
-    return scaled
+    """Return an alpha at another depth, rounded."""
+    top, new_top = int(np.iinfo(alpha.dtype).max), (1 << depth) - 1
+    if top == new_top:
+        return alpha
+    scaled: NDArray[np.uint32] = (alpha.astype(np.uint32) * new_top + top // 2) // top
+    return scaled.astype(np.uint8) if depth == 8 else scaled.astype(np.uint16)
 
 
 def _stored(node: Any, output: Output, codec: formats.Codec, info: VideoInfo) -> Any:
     """Convert raw frames to what the codec stores, and tag them."""
-    stored = formats.stored_pix_fmt(codec, info.format, output.kind)
-    raw, _ = _raw_format(output.kind, info.format)
-    colour, resolved = info.colour, colours.resolve(info.colour, info.format, info.height)
-    stores_rgb = stored.startswith(("rgb", "gbr"))
-    stores_grey = stored.startswith("gray")
-    is_matte = output.kind == "matte"
-    tags: Colour | None = None
-    convert: dict[str, object] = {"flags": f"bicubic+{ff.EXACT_FLAGS}"}
-    if is_matte:
-        # Full range on both sides: black and white of a matte are 0 and the maximum.
-        convert |= {"in_range": "pc", "out_range": "pc"}
-        tags = Colour("pc", "unknown", "unknown", "unknown")
-    elif info.format.is_rgb and not stores_rgb:
-        full = codec.encoder == "mjpeg"
-        matrix = "smpte170m" if full else "bt709"  # JFIF is defined with BT.601's matrix
-        tags = Colour("pc" if full else "tv", matrix, "bt709", "bt709")
-        convert |= {"out_range": tags.range, "out_color_matrix": scale_matrix(matrix)}
-    elif stores_rgb and not info.format.is_rgb:
-        convert |= {"in_range": resolved.range, "in_color_matrix": scale_matrix(resolved.matrix)}
-        convert |= {"out_range": "pc"}
-    elif codec.encoder == "mjpeg":
-        convert |= {"in_range": resolved.range, "in_color_matrix": scale_matrix(resolved.matrix)}
-        convert |= {"out_range": "pc", "out_color_matrix": "smpte170m"}
-        tags = Colour("pc", "smpte170m", "unknown", "unknown")
-    elif not stores_rgb:
-        convert |= {"in_range": resolved.range, "out_range": resolved.range}
-        tags = colour
-    if raw != stored:
-        if _depth_falls(info, codec, output.kind):
-            convert["sws_dither"] = "bayer"
-        node = node.filter("scale", **convert).filter("format", stored)
-    if tags is not None and not stores_grey:
+    kind = output.kind
+    raw_name, _ = _raw_format(kind, info.format, codec)
+    stored_name = formats.stored_pix_fmt(codec, info.format, kind)
+    raw, stored = (formats.working_format(name)[0] for name in (raw_name, stored_name))
+    before, after = _colours(codec, info, kind, to_rgb=stored.is_rgb)
+    flags = f"bicubic+{ff.EXACT_FLAGS}"
+    convert: dict[str, object] = {"in_range": before.range, "out_range": after.range}
+    if kind != "matte":
+        if not raw.is_rgb:
+            convert["in_color_matrix"] = scale_matrix(before.matrix)
+        if not stored.is_rgb:
+            convert["out_color_matrix"] = scale_matrix(after.matrix)
+        location = info.format.chroma_location
+        keeps_chroma = _subsampling(raw) == _subsampling(stored)
+        h, v = formats.chroma_position(raw, location)
+        convert |= {"in_h_chr_pos": h, "in_v_chr_pos": v}
+        h, v = formats.chroma_position(stored, location if keeps_chroma else "left")
+        convert |= {"out_h_chr_pos": h, "out_v_chr_pos": v}
+    if _depth_falls(info, codec, kind):
+        convert["sws_dither"] = "bayer"
+    if raw_name != stored_name or (before.range, before.matrix) != (after.range, after.matrix):
+        node = node.filter("scale", flags=flags, **convert).filter("format", stored_name)
+    if not info.is_image:
+        spread = info.colour.range if after.range == before.range else after.range
+        tags = after if raw.is_rgb or kind == "matte" else replace(info.colour, range=spread)
         node = node.filter(
             "setparams",
-            range={"tv": "limited", "pc": "full"}.get(tags.range, "auto"),
-            colorspace=_unless_unknown(tags.matrix),
-            color_primaries=_unless_unknown(tags.primaries),
-            color_trc=_unless_unknown(tags.transfer),
+            range={"tv": "limited", "pc": "full"}.get(tags.range, "unknown"),
+            colorspace=tags.matrix,
+            color_primaries=tags.primaries,
+            color_trc=tags.transfer,
         )
-    return node.filter("setsar", f"{info.sar.numerator}/{info.sar.denominator}")
+    sar = info.sar
+    largest = max(sar.numerator, sar.denominator)
+    return node.filter("setsar", f"{sar.numerator}/{sar.denominator}", max=largest)
 
 
-def _unless_unknown(tag: str) -> str:
-    return "auto" if tag == "unknown" else tag
+def _colours(
+    codec: formats.Codec, info: VideoInfo, kind: str, *, to_rgb: bool
+) -> tuple[Colour, Colour]:
+    """Return the colour of the raw frames and of what is stored, as conversions take them."""
+    if kind == "matte":
+        # Black and white of a matte are 0 and the maximum, wherever a file can say so.
+        return Colour("pc"), Colour("pc" if codec.has_full_range else "tv")
+    before = colours.resolve(info.colour, info.format, info.height)
+    if to_rgb:
+        return before, replace(before, range="pc", matrix="gbr")
+    if codec.encoder == "mjpeg":  # JFIF is defined with full range and BT.601's matrix
+        return before, Colour("pc", "smpte170m")
+    if not info.format.is_rgb:
+        return before, before if codec.has_full_range else replace(before, range="tv")
+    primaries, transfer = (
+        "bt709" if tag == "unknown" else tag for tag in (before.primaries, before.transfer)
+    )
+    return before, Colour("tv", "bt709", primaries, transfer)
+
+
+def _subsampling(plane_format: PlaneFormat) -> tuple[int, int]:
+    return plane_format.log2_chroma_w, plane_format.log2_chroma_h
 
 
 def _depth_falls(info: VideoInfo, codec: formats.Codec, kind: str) -> bool:
-    return kind != "matte" and bool(codec.depths) and info.format.depth > codec.depths[-1]
+    return kind != "matte" and _stored_depth(codec, info.format, kind) < info.format.depth
 
 
 def keeps_depth(codec_name: str, info: VideoInfo, kind: str) -> bool:
@@ -469,7 +574,8 @@ def _subtitles(info: VideoInfo, container: formats.Container) -> list[tuple[int,
 
 def _part_file(path: Path) -> Path:
     """Create and return an empty file of a new name beside ``path``, for FFmpeg to fill."""
-    part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    # A long name is cut, or the part's would be too long where the result's own is not.
+    part = path.with_name(f"{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:

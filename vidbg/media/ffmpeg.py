@@ -40,7 +40,8 @@ _HARMLESS = re.compile(
     r"|number of reference frames .* exceeds max|non monotonically increasing dts"
     r"|Could not find codec parameters|Referenced QT chapter track not found"
 )
-_DAMAGE = re.compile(r"\[(?:error|fatal|panic)\]|corrupt decoded frame|[Pp]acket corrupt")
+# Not "Packet corrupt": that is also where recordings of a broadcast were joined.
+_DAMAGE = re.compile(r"\[(?:error|fatal|panic)\]|corrupt decoded frame")
 
 
 @cache
@@ -175,7 +176,7 @@ class Process:
             return
         self.tail.append(line[:1000])
         logger.debug("ffmpeg: %s", line)
-        if _DAMAGE.search(line) and not _HARMLESS.search(line):
+        if is_complaint(line):
             self.damage_count += 1
             if self.first_damage is None:
                 self.first_damage = plain(line)
@@ -290,6 +291,11 @@ class Process:
                     pipe.close()
 
 
+def is_complaint(line: str) -> bool:
+    """Say whether a line of FFmpeg's tells of damage in what it reads, or of a failure."""
+    return bool(_DAMAGE.search(line)) and not _HARMLESS.search(line)
+
+
 def plain(line: str) -> str:
     """Return a line of FFmpeg's without its "[h264 @ 0x55…] [error]" prefixes."""
     return re.sub(r"^(?:\[[^\]]*\]\s*)+", "", line)
@@ -335,10 +341,10 @@ class Ran:
         self.lines = lines
 
     def cause(self) -> str:
-        """Return the last line of its messages of level error, else the last of all."""
-        wrong = [line for line in self.lines if _DAMAGE.search(line)]
-        lines = wrong or list(self.lines)
-        return plain(lines[0]) if lines else "no message"
+        """Return its first complaint, else the last of its messages."""
+        first = next((line for line in self.lines if is_complaint(line)), None)
+        lines = self.lines if first is None else (first,)
+        return plain(lines[-1]) if lines else "no message"
 
 
 def _prepare_pipe(fd: int) -> None:

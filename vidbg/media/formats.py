@@ -29,7 +29,7 @@ _ALPHA_DEPTHS = {
     "yuva420p": (8, 9, 10, 16),
     "yuva422p": (8, 9, 10, 12, 16),
     "yuva444p": (8, 9, 10, 12, 16),
-    "gbrap": (8, 10, 12, 14, 16),
+    "gbrap": (8, 10, 12, 16),  # 14 is newer than FFmpeg 5.1
 }
 _PLAIN_DEPTHS = {
     "yuv420p": (8, 9, 10, 12, 14, 16),
@@ -49,14 +49,19 @@ def pix_fmt_name(family: str, depth: int) -> str:
     return family if depth == 8 else f"{family}{depth}le"
 
 
+def is_grey(pix_fmt: str) -> bool:
+    """Say whether a pix_fmt has one colour component: luma."""
+    return pix_fmt.startswith(("gray", "ya", "mono"))
+
+
 def working_format(
-    source_pix_fmt: str, *, turned: bool = False, chroma_location: str | None = None
+    source_pix_fmt: str, *, rotation: int = 0, chroma_location: str | None = None
 ) -> tuple[PlaneFormat, bool]:
     """Return the format that a decoded pix_fmt is worked on in, and whether it has alpha.
 
     Args:
         source_pix_fmt: FFmpeg's name of what the decoder yields, after rotation.
-        turned: The picture is rotated by a quarter turn.
+        rotation: Clockwise degrees by which the picture is rotated: 0, 90, 180 or 270.
         chroma_location: "left", "center" or "topleft" where known.
 
     Raises:
@@ -73,7 +78,7 @@ def working_format(
         bits = 16
     if is_rgb:
         family, shifts = "gbrp", (0, 0)
-    elif len(components) - any(part.is_alpha for part in components) == 1:  # grey
+    elif is_grey(source.name):
         family, shifts = "yuv420p", (1, 1)
     else:
         # Sizes that are multiples of every subsampling give the exact shifts.
@@ -81,11 +86,13 @@ def working_format(
             (16 // source.chroma_width(16)).bit_length() - 1,
             (16 // source.chroma_height(16)).bit_length() - 1,
         )
-        if turned and shifts[0] != shifts[1]:
+        if rotation % 180 and shifts[0] != shifts[1]:
             shifts = (0, 0)
         family = f"yuv{_SUBSAMPLING[shifts]}p"
     depth = _depth(_PLAIN_DEPTHS[family], bits)
     location = chroma_location or ("center" if source.name.startswith("yuvj") else "left")
+    if rotation:  # what sat at the left now sits at the top or right: nearest to the middle
+        location = "center"
     plane_format = PlaneFormat(
         pix_fmt=pix_fmt_name(family, depth),
         depth=depth,
@@ -133,6 +140,7 @@ class Codec:
         families: pix_fmt families it stores, plainest first; () for the source's own.
         alpha_family: The family it stores with alpha, or None; "" for the source's own.
         even_sizes: Width and height must be even.
+        has_full_range: Its files can say that Y'CbCr is full range; else it is stored limited.
         tag: Four-character code for MP4 and MOV where FFmpeg's default plays less widely.
     """
 
@@ -147,6 +155,7 @@ class Codec:
     families: tuple[str, ...] = ("yuv420p",)
     alpha_family: str | None = None
     even_sizes: bool = False
+    has_full_range: bool = True
     tag: str | None = None
 
 
@@ -211,10 +220,12 @@ CODECS: dict[str, Codec] = {
         depths=(10,),
         families=("yuv422p", "yuv444p"),
         alpha_family="yuva444p",
+        # Neither the bitstream nor MOV has a flag for the range; readers take it as limited.
+        has_full_range=False,
     ),
     "ffv1": Codec(
         "ffv1",
-        options=(("level", "3"), ("g", "1"), ("slices", "4"), ("slicecrc", "1")),
+        options=(("level", "3"), ("g", "1"), ("slicecrc", "1")),
         depths=(),
         families=(),
         alpha_family="",
@@ -234,10 +245,10 @@ class Container:
         codecs: Codecs it carries, the default first.
         alpha_codecs: Codecs it carries with alpha, the default first.
         matte_codec: Default codec of a grey matte.
-        audio_copied: Audio codecs it carries unchanged; None for any.
+        audio_copied: Audio codecs it carries unchanged.
         audio_encoder: What other audio is encoded with; None for no audio at all.
         text_subtitles: Codec that text subtitles are converted to, or None to leave out.
-        subtitles_copied: Subtitle codecs it carries unchanged; None for any.
+        subtitles_copied: Subtitle codecs it carries unchanged.
         has_chapters: It carries chapter marks.
         options: Fixed muxer options.
     """
@@ -246,10 +257,10 @@ class Container:
     codecs: tuple[str, ...]
     alpha_codecs: tuple[str, ...] = ()
     matte_codec: str = ""
-    audio_copied: frozenset[str] | None = frozenset()
+    audio_copied: frozenset[str] = frozenset()
     audio_encoder: str | None = None
     text_subtitles: str | None = None
-    subtitles_copied: frozenset[str] | None = frozenset()
+    subtitles_copied: frozenset[str] = frozenset()
     has_chapters: bool = False
     options: tuple[tuple[str, str], ...] = ()
 
@@ -286,6 +297,18 @@ _PCM = frozenset(
         "pcm_f64le",
     }
 )
+_MKV_AUDIO = frozenset(
+    {
+        "vorbis",
+        "mp2",
+        "dts",
+        "truehd",
+        "mlp",
+        "tta",
+        "wavpack",
+        "pcm_u8",
+    }
+)
 _MP4_OPTIONS = (("movflags", "+faststart"),)
 
 CONTAINERS: dict[str, Container] = {
@@ -317,7 +340,7 @@ CONTAINERS: dict[str, Container] = {
         codecs=("h264", "hevc", "av1", "vp9", "prores", "ffv1"),
         alpha_codecs=("ffv1", "vp9", "prores"),
         matte_codec="ffv1",
-        audio_copied=None,
+        audio_copied=_MP4_AUDIO | _PCM | _MKV_AUDIO,
         audio_encoder="aac",
         text_subtitles="subrip",
         subtitles_copied=frozenset(
@@ -365,7 +388,7 @@ def stored_pix_fmt(codec: Codec, plane_format: PlaneFormat, kind: str) -> str:
             return "gray" if plane_format.depth == 8 else "gray16le"
         if codec.families[0] == "rgb":
             return "gray" if plane_format.depth == 8 else "gray16be"
-        return pix_fmt_name(codec.families[0], codec.depths[0])
+        return pix_fmt_name(codec.families[0], _depth(codec.depths, plane_format.depth))
     if not codec.families:
         return alpha_layout(plane_format)[0] if kind == "alpha" else plane_format.pix_fmt
     depth = _depth(codec.depths, plane_format.depth)
@@ -374,6 +397,7 @@ def stored_pix_fmt(codec: Codec, plane_format: PlaneFormat, kind: str) -> str:
         return names[depth]
     if kind == "alpha":
         family = codec.alpha_family or ""
+        # VP9 has alpha beside 4:2:0 of 8 bits only.
         return pix_fmt_name(family, 8 if family == "yuva420p" else depth)
     is_full_chroma = plane_format.log2_chroma_w == 0
     family = codec.families[-1] if is_full_chroma else codec.families[0]
@@ -391,3 +415,25 @@ def scale_matrix(matrix: str) -> str:
         "bt2020nc": "bt2020",
         "bt2020c": "bt2020",
     }.get(matrix, "bt709")
+
+
+def chroma_position(plane_format: PlaneFormat, location: str) -> tuple[int, int]:
+    """Return where chroma samples sit, as FFmpeg's scale filter takes it in ``in_h_chr_pos``.
+
+    Left to itself, the filter takes chroma to sit in the middle of its luma samples both ways,
+    and moves it by a quarter of a chroma sample when it changes the subsampling of video.
+
+    Args:
+        plane_format: The format; of RGB and 4:4:4 the position is 0, 0.
+        location: "left", "center" or "topleft".
+
+    Returns:
+        Horizontal and vertical distance of the first chroma sample from the first luma sample,
+        in 256ths of a luma sample.
+    """
+    middle_h = (128 << plane_format.log2_chroma_w) - 128
+    middle_v = (128 << plane_format.log2_chroma_h) - 128
+    return (
+        middle_h if location == "center" else 0,
+        0 if location == "topleft" else middle_v,
+    )

@@ -9,14 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from vidbg.errors import DecodeError, InputError
 from vidbg.frames import AudioStream, Colour, SubtitleStream, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media import formats, timing
-from vidbg.media.source import source_input
+from vidbg.media.source import (
+    alpha_decoder,
+    exif_orientation,
+    exif_rotation,
+    is_picture_format,
+    source_input,
+)
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -36,6 +44,16 @@ _PLAYLISTS = frozenset(
         "lavfi",
     }
 )
+# Known before FFmpeg is let near it, for it would open the files.
+_PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat version")
+# Demuxers that paint the characters of a text file on a screen of their own.
+_TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf"})
+# HEIF pictures (ISO/IEC 23008-12) come in the same boxes as MP4.
+_HEIF_BRANDS = frozenset({"heic", "heix", "heim", "heis", "mif1", "avif"})
+# Where time stamps may jump because recordings were joined; FFmpeg closes the gap then.
+_JOINED = frozenset({"mpegts", "mpeg"})
+_FRAMES_LOOKED_AT = 4
+_JUMP_AHEAD_S, _JUMP_BACK_S = 10, Fraction(1, 10)
 _TEXT_SUBTITLES = frozenset(
     {
         "subrip",
@@ -119,11 +137,24 @@ def check_readable(path: Path) -> None:
             raise InputError("no such file", path=path)
         if path.is_dir():
             raise InputError("is a directory, not a video", path=path)
+        if not path.is_file():  # it is read more than once, and waiting for a pipe may never end
+            raise InputError("not a regular file", path=path, hint="Save it to a file first")
         with path.open("rb") as stream:
-            if not stream.read(1):
-                raise InputError("the file is empty", path=path)
+            head = stream.read(16)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", path=path) from error
+    if not head:
+        raise InputError("the file is empty", path=path)
+    if head.startswith(_PLAYLIST_HEADS):
+        raise _playlist_error(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError("its name is not valid UTF-8", path=path, hint="Rename it") from error
+
+
+def _playlist_error(path: Path) -> InputError:
+    return InputError("a playlist that points at other files, not a video", path=path)
 
 
 @contextmanager
@@ -143,19 +174,46 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         ) from error
     with container:
         if set(container.format.name.split(",")) & _PLAYLISTS:
-            raise InputError("a playlist that points at other files, not a video", path=path)
+            raise _playlist_error(path)
+        if container.format.name in _TEXT_ART:
+            raise InputError("a text file, not a video", path=path)
         yield container
 
 
 @dataclass(slots=True)
 class _Packets:
-    """What the packet headers of one pass over the file say. Times in ticks."""
+    """What the packet headers of one pass over the file say. Times in ticks.
+
+    Attributes:
+        stamps: When each frame is shown, in ascending order once all are read.
+        are_shown_times: The stamps say so themselves, and are not times of decoding.
+        last_duration: How long the last frame is shown; 0 where that is not stated.
+        end_s: Where the last frame ends, in seconds.
+        last_end_s: Where the longest stream of the file ends, in seconds.
+        discarded: Frames that an edit list cuts off: decoded, never shown.
+        has_jumps: Packets of a transport stream are lost, or come from another recording.
+    """
 
     stamps: array[int] = field(default_factory=lambda: array("q"))
+    are_shown_times: bool = True
     last_duration: int = 0
-    last_stamp: int | None = None
+    end_s: Fraction = Fraction(0)
     last_end_s: Fraction = Fraction(0)
     discarded: int = 0
+    has_jumps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Timing:
+    """When frames appear: fields of :class:`VideoInfo`, ``start`` on the packets' clock."""
+
+    frame_rate: Fraction
+    start: Fraction
+    duration: Fraction
+    is_vfr: bool
+    frame_count: int
+    repeated_frames: int = 0
+    dropped_frames: int = 0
 
 
 def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
@@ -163,71 +221,63 @@ def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
     packets = _read_packets(container, stream)
     if not packets.stamps:
         raise InputError("the video stream has no frames", path=path)
-    names = set(container.format.name.split(","))
-    is_image = container.format.name == "image2" or any(name.endswith("_pipe") for name in names)
-    is_image = is_image or path.suffix.lower() in formats.IMAGE_SUFFIXES
-    stamps = packets.stamps.tolist()
-    stamps.sort()
-    shown = _first_frame(path, stream.index, is_image, _vpx_alpha(stream))
-    rotation = _exif_rotation(path) if is_image else shown.rotation
-    turned = rotation % 180 != 0
-    plane_format, has_alpha = formats.working_format(
-        shown.pix_fmt, turned=turned, chroma_location=shown.chroma_location
+    is_picture = is_picture_format(container.format.name)
+    has_alpha_beside = stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) == "1"
+    codec = stream.codec_context.codec.canonical_name
+    shown = _first_frame(
+        path,
+        stream.index,
+        # The two fields of an H.264 frame may come in a packet each; only decoding tells.
+        count=_FRAMES_LOOKED_AT if codec == "h264" else 1,
+        picture=container.format.name if is_picture else None,
+        decoder=alpha_decoder(codec) if has_alpha_beside else None,
     )
+    rotation = exif_rotation(exif_orientation(path)) if is_picture else shown.rotation
+    turned = rotation % 180 != 0
+    try:
+        plane_format, has_alpha = formats.working_format(
+            shown.pix_fmt, rotation=rotation, chroma_location=shown.chroma_location
+        )
+    except ValueError as error:
+        raise InputError(f"its pixel format {shown.pix_fmt} is not supported", path=path) from error
     width, height, sar = shown.width, shown.height, shown.sar
-    if is_image and turned:
+    if is_picture and turned:
         width, height, sar = height, width, 1 / sar
-
     time_base = Fraction(stream.time_base or _MICROSECOND)
-    stated = [_fraction(stream.base_rate), _fraction(stream.average_rate)]
-    rate = timing.regular_rate(stamps, time_base, stated)
-    is_vfr = rate is None
-    frame_s = packets.last_duration * time_base
-    duration = Fraction(0)
-    count: int | None = len(stamps)
-    repeated = dropped = 0
-    if rate is None:
-        rate = timing.snap_rate(timing.typical_rate(stamps, time_base)) if _spread(stamps) else None
-        if rate is None:
-            raise InputError("all frames carry the same time stamp", path=path)
-        span = (stamps[-1] - stamps[0]) * time_base
-        duration = span + (frame_s or 1 / rate)
-        count = timing.resampled_count(duration, rate)
-        repeated, dropped = timing.repeats_and_drops(stamps, time_base, rate, count)
-    else:
-        duration = len(stamps) / rate
-    start = max(Fraction(0), stamps[0] * time_base - (container.start_time or 0) * _MICROSECOND)
+    times = _timing(path, container, stream, packets, shown)
+    # FFmpeg subtracts the file's start in whole ticks.
+    start = times.start - round(shown.file_start_s / time_base) * time_base
     return VideoInfo(
         path=path,
         container=container.format.name,
-        codec=stream.codec_context.name,
+        codec=codec,
         stream_index=stream.index,
         width=width,
         height=height,
         rotation=rotation,
         sar=sar,
-        frame_rate=rate,
+        frame_rate=times.frame_rate,
         time_base=time_base,
-        start=start,
-        duration=duration,
+        start=max(Fraction(0), start),
+        duration=times.duration,
         source_pix_fmt=shown.pix_fmt,
         format=plane_format,
         has_alpha=has_alpha,
         colour=_colour(stream, shown, plane_format.is_rgb),
-        is_vfr=is_vfr,
+        is_vfr=times.is_vfr,
         is_interlaced=shown.is_interlaced or _field_order_is_interlaced(stream),
-        is_image=is_image,
-        frame_count=count,
-        missing_frames=_missing_frames(container, stream, packets, rate),
-        repeated_frames=repeated,
-        dropped_frames=dropped,
+        is_image=is_picture or (_is_heif(container) and times.frame_count == 1),
+        frame_count=times.frame_count,
+        missing_frames=_missing_frames(container, stream, packets, times),
+        repeated_frames=times.repeated_frames,
+        dropped_frames=times.dropped_frames,
         audio=tuple(
             AudioStream(
                 index=track.index,
-                codec=track.codec_context.name,
+                codec=track.codec_context.codec.canonical_name,
                 sample_rate=track.codec_context.sample_rate,
                 channels=track.codec_context.channels,
-                start=_start_s(track, container),
+                start=_start_s(track, shown.file_start_s),
                 duration=None
                 if track.duration is None
                 else track.duration * Fraction(track.time_base or 0),
@@ -238,10 +288,41 @@ def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
         subtitles=tuple(
             SubtitleStream(track.index, name, name in _TEXT_SUBTITLES)
             for track in container.streams.subtitles
-            if (name := track.codec_context.name if track.codec_context else "")
+            if (name := track.codec_context.codec.canonical_name if track.codec_context else "")
         ),
         has_chapters=bool(container.chapters()),
     )
+
+
+def _timing(
+    path: Path, container: InputContainer, stream: Any, packets: _Packets, shown: _Shown
+) -> _Timing:
+    """Return the clip's rate, beginning and length."""
+    time_base = Fraction(stream.time_base or _MICROSECOND)
+    stamps = packets.stamps.tolist()
+    first_s = stamps[0] * time_base
+    if packets.are_shown_times and "avi" not in container.format.name.split(","):
+        # A recording may begin with frames that lack those they refer to.
+        decodable = [stamp for stamp in stamps if stamp * time_base >= shown.time_s]
+        stamps = decodable or stamps
+        first_s = stamps[0] * time_base
+    else:
+        first_s = shown.time_s
+    if shown.is_interlaced and shown.gap_s is not None:
+        stamps = timing.join_fields(stamps, shown.gap_s / time_base)
+    stated = [_fraction(stream.base_rate), _fraction(stream.average_rate)]
+    rate = timing.regular_rate(stamps, time_base, stated)
+    if rate is not None:
+        shift_s = timing.grid_start(stamps, time_base, rate) - stamps[0] * time_base
+        return _Timing(rate, first_s + shift_s, len(stamps) / rate, False, len(stamps))
+    if stamps[0] == stamps[-1]:
+        raise InputError("all frames carry the same time stamp", path=path)
+    rate = timing.resampling_rate(stamps, time_base, stated[0])
+    last_s = packets.last_duration * time_base or 1 / rate
+    duration = (stamps[-1] - stamps[0]) * time_base + last_s
+    count = timing.resampled_count(duration, rate)
+    repeated, dropped = timing.repeats_and_drops(stamps, time_base, rate, count)
+    return _Timing(rate, first_s, duration, True, count, repeated, dropped)
 
 
 def _video_stream(path: Path, container: InputContainer) -> Any:
@@ -255,16 +336,30 @@ def _video_stream(path: Path, container: InputContainer) -> Any:
             raise InputError("its video codec is unknown to FFmpeg", path=path)
         what = "sound but no video" if container.streams.audio else "no video stream"
         raise InputError(f"the file has {what}", path=path)
+    if _is_heif(container) and len(usable) > 1:
+        raise InputError(
+            "a picture made of tiles, of which FFmpeg would show one",
+            path=path,
+            hint="Convert it to PNG or JPEG",
+        )
     best = container.streams.best("video")
     return best if best in usable else usable[0]
+
+
+def _is_heif(container: InputContainer) -> bool:
+    return container.metadata.get("major_brand") in _HEIF_BRANDS
 
 
 def _read_packets(container: InputContainer, stream: Any) -> _Packets:
     """Collect the video stream's time stamps and the end of the longest stream."""
     import av
 
+    names = set(container.format.name.split(","))
     found = _Packets()
-    unstamped = 0
+    unstamped: list[int] = []
+    last_stamp: int | None = None
+    offset = 0
+    next_dts: int | None = None
     try:
         for packet in container.demux():
             stamp = packet.pts if packet.pts is not None else packet.dts
@@ -273,43 +368,75 @@ def _read_packets(container: InputContainer, stream: Any) -> _Packets:
                 found.last_end_s = max(found.last_end_s, end_s)
             if packet.stream_index != stream.index or not packet.size:
                 continue
-            if packet.is_discard:  # cut by an edit list: decoded, never shown
+            if packet.is_discard:
                 found.discarded += 1
                 continue
+            if packet.is_corrupt:
+                found.has_jumps = True
+                if not names & _JOINED:  # the file ends in the middle of it
+                    continue
             if stamp is None:
-                unstamped += 1
+                unstamped.append(packet.duration or 1)
                 continue
-            found.stamps.append(stamp)
-            if found.last_stamp is None or stamp >= found.last_stamp:
-                found.last_stamp = stamp
+            if packet.dts is not None and packet.time_base is not None and names & _JOINED:
+                if next_dts is not None:
+                    offset += _join(packet.dts + offset - next_dts, Fraction(packet.time_base))
+                next_dts = packet.dts + offset + (packet.duration or 0)
+            found.are_shown_times &= packet.pts is not None
+            found.stamps.append(stamp + offset)
+            if last_stamp is None or stamp + offset >= last_stamp:
+                last_stamp = stamp + offset
                 found.last_duration = packet.duration or 0
+                found.end_s = (last_stamp + found.last_duration) * Fraction(packet.time_base or 0)
     except (av.FFmpegError, OSError) as error:
         # What can be read so far is what there is; missing_frames tells how much is not.
         logger.debug("%s: demuxing stopped: %s", stream, error)
-    if not found.stamps and unstamped:  # raw streams carry no times: one frame after another
-        found.stamps.extend(range(unstamped))
+    if unstamped and not found.stamps:  # raw streams carry no times: one frame after another
+        found.are_shown_times = False
+        found.stamps.extend(accumulate(unstamped[:-1], initial=0))
+    found.stamps = array("q", sorted(found.stamps))
     return found
 
 
+def _join(jump: int, time_base: Fraction) -> int:
+    """Return what to add to time stamps after a jump of the clock by so many ticks: often 0."""
+    jump_s = jump * time_base
+    return 0 if -_JUMP_BACK_S <= jump_s <= _JUMP_AHEAD_S else -jump
+
+
 def _missing_frames(
-    container: InputContainer, stream: Any, packets: _Packets, rate: Fraction
+    container: InputContainer, stream: Any, packets: _Packets, times: _Timing
 ) -> int:
-    """Return how many frames the headers promise beyond the packets that are there."""
-    present = len(packets.stamps)
-    if "mov" in container.format.name.split(","):
+    """Return how many frames the file promises beyond the packets that are there."""
+    names = set(container.format.name.split(","))
+    if "mov" in names:
         # The index, not the header's frame count: edit lists cut frames from it rightly.
-        return max(0, len(stream.index_entries) - present - packets.discarded)
-    if {"matroska", "avi"} & set(container.format.name.split(",")) and container.duration:
+        return max(0, len(stream.index_entries) - len(packets.stamps) - packets.discarded)
+    if "mpegts" in names:
+        # Packets carry a count: where it jumps at a hole in time, the frames there are lost.
+        return times.repeated_frames if packets.has_jumps else 0
+    lost_s = Fraction(0)
+    if "matroska" in names and container.duration:
         end_s = (container.duration + (container.start_time or 0)) * _MICROSECOND
         lost_s = end_s - packets.last_end_s
-        if lost_s > max(Fraction(1, 2), 3 / rate):
-            return max(1, int(lost_s * rate))
-    return 0
+    elif "avi" in names:  # which counts time in frames
+        lost_s = stream.frames * Fraction(stream.time_base) - packets.end_s
+    rate = times.frame_rate
+    if lost_s <= max(Fraction(1, 2), 3 / rate):
+        return 0
+    # The last frames that are there may lack some between them, which were stored later.
+    span_s = packets.end_s - packets.stamps[0] * Fraction(stream.time_base)
+    return max(1, round((lost_s + span_s) * rate) - times.frame_count)
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """The first frame as FFmpeg decodes it, rotated."""
+    """The first frame as FFmpeg decodes it, rotated.
+
+    ``time_s`` is when it appears and ``file_start_s`` when the file's earliest stream begins,
+    both on the packets' clock, in seconds. ``gap_s`` is the usual time to the next frame, where
+    several were decoded.
+    """
 
     width: int
     height: int
@@ -320,17 +447,28 @@ class _Shown:
     range: str
     matrix: str
     rotation: int
+    time_s: Fraction
+    gap_s: Fraction | None
+    file_start_s: Fraction
 
 
-def _first_frame(path: Path, stream_index: int, is_image: bool, decoder: str | None) -> _Shown:
-    """Decode one frame with FFmpeg and read its properties from the showinfo filter."""
-    source = source_input(path, is_image=is_image, decoder=decoder)
+def _first_frame(
+    path: Path, stream_index: int, *, count: int, picture: str | None, decoder: str | None
+) -> _Shown:
+    """Decode ``count`` frames with FFmpeg and read properties from the showinfo filter."""
+    source = source_input(path, picture=picture, decoder=decoder)
     node = source[str(stream_index)].filter("showinfo", checksum=0)
-    arguments = node.output("pipe:", format="null", **{"frames:v": 1}).get_args()
-    ran = ff.run(["-nostdin", *_info_level(arguments)])
+    arguments = node.output("pipe:", format="null", **{"frames:v": count}).get_args()
+    # At level info FFmpeg describes streams, and showinfo speaks.
+    ran = ff.run(["-nostdin", "-v", "level+info", "-copyts", *arguments])
     text = "\n".join(line for line in ran.lines if "showinfo" in line)
-    frame = re.search(r"fmt:(\w+)(?: cl:(\w+))? sar:(\d+)/(\d+) s:(\d+)x(\d+) i:(\w)", text)
-    if frame is None:
+    ticks = re.search(r"config in time_base: (\d+)/(\d+)", text)
+    frame = re.search(
+        r" pts:.*? fmt:(\w+)(?: cl:(\w+))? sar:(\d+)/(\d+) s:(\d+)x(\d+) i:(\w)",
+        text,
+    )
+    times = [int(pts) for pts in re.findall(r" pts: *(-?\d+) ", text)]
+    if frame is None or ticks is None:
         raise DecodeError(
             f"its first frame cannot be decoded ({ran.cause()})",
             path=path,
@@ -338,48 +476,30 @@ def _first_frame(path: Path, stream_index: int, is_image: bool, decoder: str | N
             stderr_tail=ran.lines[-20:],
         )
     colour = re.search(r"color_range:(\w+) color_space:([\w-]+)", text)
-    matrix = re.search(r"displaymatrix: rotation of (-?[\d.]+) degrees", "\n".join(ran.lines))
-    numerator, denominator = int(frame[3]), int(frame[4])
-    location = frame[2]
+    described = "\n".join(ran.lines)
+    start = re.search(r"Duration: .*?, start: (-?[\d.]+)", described)
+    # What FFmpeg says of this stream, up to what it says of the next.
+    ours = re.search(rf"Stream #0:{stream_index}\b.*?(?=Stream #|\Z)", described, re.DOTALL)
+    matrix = re.search(r"displaymatrix: rotation of (-?[\d.]+)", ours[0] if ours else "")
+    pix_fmt, location, sar_num, sar_den, width, height, fields = frame.groups()
+    tick_s = Fraction(int(ticks[1]), int(ticks[2]))
+    gaps = [b - a for a, b in pairwise(times) if b > a]
+    sar = Fraction(int(sar_num), int(sar_den)) if int(sar_num) and int(sar_den) else Fraction(1)
     return _Shown(
-        width=int(frame[5]),
-        height=int(frame[6]),
-        sar=Fraction(numerator, denominator) if numerator and denominator else Fraction(1),
-        pix_fmt=frame[1],
-        is_interlaced=frame[7] in "TB",
+        width=int(width),
+        height=int(height),
+        sar=sar,
+        pix_fmt=pix_fmt,
+        is_interlaced=fields in "TB",
         chroma_location=location if location in ("left", "center", "topleft") else None,
         range=colour[1] if colour else "unknown",
         matrix=colour[2] if colour else "unknown",
         # The matrix says counter-clockwise; what has to be done to the picture is clockwise.
         rotation=0 if matrix is None else round(-float(matrix[1]) / 90) * 90 % 360,
+        time_s=times[0] * tick_s if times else Fraction(0),
+        gap_s=median_low(gaps) * tick_s if gaps else None,
+        file_start_s=Fraction(start[1]) if start else Fraction(0),
     )
-
-
-def _info_level(arguments: list[str]) -> list[str]:
-    """Add the log level at which FFmpeg describes streams and showinfo speaks."""
-    return ["-v", "level+info", *arguments]
-
-
-def _vpx_alpha(stream: Any) -> str | None:
-    """FFmpeg's own VP8 and VP9 decoders drop alpha; libvpx's keep it."""
-    if stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) != "1":
-        return None
-    return {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
-
-
-def _exif_rotation(path: Path) -> int:
-    """Return the clockwise degrees that a photograph's EXIF orientation asks for.
-
-    Mirrored orientations (2, 4, 5, 7) come from no camera and are taken as they are stored.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as photograph:
-            orientation = photograph.getexif().get(0x0112, 1)
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError):
-        return 0
-    return {3: 180, 6: 90, 8: 270}.get(orientation, 0)
 
 
 def _colour(stream: Any, shown: _Shown, is_rgb: bool) -> Colour:
@@ -389,6 +509,8 @@ def _colour(stream: Any, shown: _Shown, is_rgb: bool) -> Colour:
     matrix = _MATRICES.get(int(context.colorspace), shown.matrix)
     if is_rgb:
         matrix, full = "gbr", True
+    elif formats.is_grey(shown.pix_fmt) and not context.color_range:
+        full = True  # by FFmpeg's convention, of which its versions report more or less
     elif matrix == "gbr":
         matrix = "unknown"
     return Colour(
@@ -404,18 +526,12 @@ def _field_order_is_interlaced(stream: Any) -> bool:
     return int(order) > 1  # AV_FIELD_UNKNOWN 0, PROGRESSIVE 1, then TT, BB, TB, BT
 
 
-def _start_s(track: Any, container: InputContainer) -> Fraction:
+def _start_s(track: Any, file_start_s: Fraction) -> Fraction:
     """Return when a track starts, in seconds after the file's own beginning."""
     if track.start_time is None or track.time_base is None:
         return Fraction(0)
-    return Fraction(track.start_time * track.time_base) - (
-        (container.start_time or 0) * _MICROSECOND
-    )
+    return Fraction(track.start_time * track.time_base) - file_start_s
 
 
 def _fraction(rate: Any) -> Fraction | None:
     return None if not rate else Fraction(rate)
-
-
-def _spread(stamps: list[int]) -> bool:
-    return stamps[-1] > stamps[0]

@@ -1,9 +1,10 @@
-"""A user's file as FFmpeg input: opened safely, from a time on."""
+"""A user's file as FFmpeg input: opened safely, from a time on, upright and progressive."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,35 @@ import ffmpeg
 
 from vidbg.frames import VideoInfo
 from vidbg.media import ffmpeg as ff
+from vidbg.media.formats import alpha_layout, is_grey
 
 # How far before a wanted time to start decoding, so that a demuxer that lands late or a
 # decoder that needs a run-up still gives the wanted frame.
-_PREROLL_S = Fraction(5)
+_PREROLL_S = 5
 # Containers whose index makes seeking exact; all others are decoded from the beginning.
 _INDEXED = frozenset({"mov", "matroska"})
+# Transmission formats: a recording of them may begin between two key frames.
+_STREAMED = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+# The smallest plane that FFmpeg's deinterlacer takes.
+_BWDIF_MIN_WIDTH, _BWDIF_MIN_HEIGHT = 3, 4
+# EXIF 2.32, tag 0x0112: what makes a picture upright, as arguments of FFmpeg's filters.
+_UPRIGHT: dict[int, tuple[tuple[str, ...], ...]] = {
+    2: (("hflip",),),
+    3: (("hflip",), ("vflip",)),
+    4: (("vflip",),),
+    5: (("transpose", "cclock_flip"),),
+    6: (("transpose", "clock"),),
+    7: (("transpose", "clock_flip"),),
+    8: (("transpose", "cclock"),),
+}
+# The part of it that is a rotation, in clockwise degrees; 2, 4, 5 and 7 are mirrored besides.
+_ROTATIONS = {3: 180, 4: 180, 5: 270, 6: 90, 7: 90, 8: 270}
 
 
 def source_input(
     path: Path,
     *,
-    is_image: bool = False,
+    picture: str | None = None,
     decoder: str | None = None,
     options: Mapping[str, str | None] | None = None,
 ) -> Any:
@@ -30,31 +48,63 @@ def source_input(
 
     Args:
         path: The file; never taken for a protocol, an option or a name pattern.
-        is_image: It is a still: no pattern matching, no rotation by FFmpeg (its versions
-            differ in whether they honour EXIF, so that decode does it).
+        picture: For a still in a picture format, the demuxer that knows it. FFmpeg does not
+            rotate it then: its versions differ in whether they honour EXIF.
         decoder: A decoder to force.
         options: More input options.
     """
     chosen: dict[str, str | None] = {"protocol_whitelist": "file,pipe", **(options or {})}
-    if is_image:
-        chosen["noautorotate"] = None
-        if path.suffix.lower() not in (".avif", ".heic"):
-            chosen |= {"f": "image2", "pattern_type": "none"}
+    if picture is not None:
+        chosen |= {"f": picture, "noautorotate": None}
+        if picture == "image2":
+            chosen["pattern_type"] = "none"
     if decoder is not None:
         chosen["c:v"] = decoder
     return ffmpeg.input(ff.file_url(path), **chosen)
 
 
+def is_picture_format(container: str) -> bool:
+    """Say whether a demuxer is one of FFmpeg's for picture files: PNG, JPEG, TIFF and so on."""
+    return container == "image2" or container.endswith("_pipe")
+
+
+def may_begin_anywhere(info: VideoInfo) -> bool:
+    """Say whether a healthy file of this kind may begin with frames that cannot be decoded."""
+    return bool(_STREAMED & set(info.container.split(",")))
+
+
 def forced_decoder(info: VideoInfo) -> str | None:
     """Return the decoder that a clip needs for its alpha, or None for FFmpeg's choice."""
-    is_vpx = info.codec in ("vp8", "vp9", "libvpx", "libvpx-vp9")
-    if not (is_vpx and info.has_alpha):
-        return None
-    return "libvpx" if info.codec in ("vp8", "libvpx") else "libvpx-vp9"
+    return alpha_decoder(info.codec) if info.has_alpha else None
+
+
+def alpha_decoder(codec: str) -> str | None:
+    """Return the decoder that keeps a codec's alpha where FFmpeg's own drops it, or None."""
+    return {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(codec)
+
+
+def exif_orientation(path: Path) -> int:
+    """Return the EXIF orientation of a picture, 1 to 8; 1 (upright) where it has none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as photograph:
+            orientation = int(photograph.getexif().get(0x0112, 1))
+    except (OSError, ValueError, TypeError, Image.DecompressionBombError, SyntaxError):
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def exif_rotation(orientation: int) -> int:
+    """Return the clockwise degrees that an EXIF orientation asks for: 0, 90, 180 or 270."""
+    return _ROTATIONS.get(orientation, 0)
 
 
 def seek_point(info: VideoInfo, time_s: Fraction) -> Fraction:
-    """Return from where to read a file so that ``time_s`` is surely decoded, in seconds.
+    """Return from where to read a file so that ``time_s`` is surely decoded, in whole seconds.
+
+    Whole, because FFmpeg rounds what it subtracts from time stamps to ticks, and there is a
+    whole number of them in a second.
 
     Args:
         info: The clip.
@@ -62,7 +112,7 @@ def seek_point(info: VideoInfo, time_s: Fraction) -> Fraction:
     """
     if not _INDEXED & set(info.container.split(",")):
         return Fraction(0)
-    return max(Fraction(0), time_s - _PREROLL_S)
+    return Fraction(max(0, floor(time_s) - _PREROLL_S))
 
 
 def seconds(value: Fraction) -> str:
@@ -74,12 +124,70 @@ def opened_at(info: VideoInfo, seek_s: Fraction) -> Any:
     """Return an ffmpeg-python node of a clip's video, read from ``seek_s`` on.
 
     Times in it count from ``seek_s`` on the file's clock; earlier frames come with
-    negative times.
+    negative times. Frames stored as fields are deinterlaced, one frame for each; pictures
+    stand as their display matrix or EXIF says.
     """
     options: dict[str, str | None] = {}
     if seek_s > 0:
         options = {"ss": seconds(seek_s), "noaccurate_seek": None}
-    source = source_input(
-        info.path, is_image=info.is_image, decoder=forced_decoder(info), options=options
+    picture = info.container if is_picture_format(info.container) else None
+    deinterlaced = _can_deinterlace(info)
+    # Fields are rows: they have to be joined before the picture is turned.
+    turned_here = picture is None and deinterlaced and info.rotation != 0
+    if turned_here:
+        options["noautorotate"] = None
+    source = source_input(info.path, picture=picture, decoder=forced_decoder(info), options=options)
+    node = source[str(info.stream_index)]
+    if deinterlaced:
+        node = node.filter("bwdif", mode="send_frame", parity="auto", deint="interlaced")
+    turns: tuple[tuple[str, ...], ...] = ()
+    if picture is not None:
+        turns = _UPRIGHT.get(exif_orientation(info.path), ())
+    elif turned_here:
+        turns = (("transpose", "clock"),) * (info.rotation // 90)
+    if turns:
+        size = (info.width, info.height)
+        node = exact_format(node, info, size if info.rotation % 180 == 0 else size[::-1])
+        for name, *arguments in turns:
+            node = node.filter(name, *arguments)
+    return node
+
+
+def _can_deinterlace(info: VideoInfo) -> bool:
+    stored = (info.width, info.height) if info.rotation % 180 == 0 else (info.height, info.width)
+    chroma_height, chroma_width = info.format.plane_sizes(*stored)[1]
+    return (
+        info.is_interlaced
+        and chroma_width >= _BWDIF_MIN_WIDTH
+        and chroma_height >= _BWDIF_MIN_HEIGHT
     )
-    return source[str(info.stream_index)]
+
+
+def exact_format(node: Any, info: VideoInfo, size: tuple[int, int]) -> Any:
+    """Bring decoded frames to the working format and to one size, sample values unchanged.
+
+    Args:
+        node: An ffmpeg-python node of the clip's frames.
+        info: The clip.
+        size: Width and height of the frames, for clips that change theirs midway.
+    """
+    if info.source_pix_fmt in ("pal8", "rgb8", "bgr8", "rgb4_byte", "bgr4_byte"):
+        # FFmpeg 5 goes from a palette to planes by way of Y'CbCr, which loses a code or two.
+        node = node.filter("format", "bgra")
+    # The same range in and out is no conversion. Grey is always full range to FFmpeg.
+    is_full = info.colour.range == "pc" or is_grey(info.source_pix_fmt)
+    spread = "pc" if is_full else "tv"
+    node = node.filter(
+        "scale",
+        w=size[0],
+        h=size[1],
+        flags=f"bicubic+{ff.EXACT_FLAGS}",
+        in_range=spread,
+        out_range=spread,
+    )
+    return node.filter("format", raw_pix_fmt(info))
+
+
+def raw_pix_fmt(info: VideoInfo) -> str:
+    """Return the pix_fmt of a clip's decoded planes, with the clip's own alpha if it has any."""
+    return alpha_layout(info.format)[0] if info.has_alpha else info.format.pix_fmt

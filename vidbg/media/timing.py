@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import ceil, floor
-from statistics import median
+from statistics import median_low
 
 # Frames per second of film, television, computer displays and cheap cameras.
 STANDARD_RATES: tuple[Fraction, ...] = (
@@ -16,7 +16,12 @@ STANDARD_RATES: tuple[Fraction, ...] = (
     *(Fraction(15, 2), Fraction(25, 2)),
 )
 
-_STRAYS_ALLOWED = 2
+_HALF = Fraction(1, 2)
+# What a rate that nobody states may have below its fraction bar: television's 1001.
+_MAX_DENOMINATOR = 1001
+_MAX_RATE = 1000
+# Fewer stamps than this cannot show that their first or last strays from the others.
+_MIN_STAMPS_FOR_STRAYS = 5
 # Time stamps of Matroska and WebM are whole milliseconds, those of FLV too; what is typed
 # on a command line is rarely finer.
 _TYPED_TOLERANCE_S = Fraction(1, 2000)
@@ -31,29 +36,73 @@ def snap_rate(rate: Fraction) -> Fraction:
     nearest = min(STANDARD_RATES, key=lambda standard: abs(standard - rate))
     if abs(nearest - rate) <= rate / 200:
         return nearest
-    return rate.limit_denominator(1001)
+    return rate.limit_denominator(_MAX_DENOMINATOR)
 
 
-def fits_grid(stamps: Sequence[int], time_base: Fraction, rate: Fraction) -> bool:
-    """Say whether the k-th stamp lies within half a frame of ``phase + k / rate``.
+class _Grid:
+    """How far stamps lie from a regular grid, in integers that make it exact.
 
-    The phase is the one that centres the stamps. At most two of them may stray: capture
-    devices often stamp their first or last frame off the grid.
-
-    Args:
-        stamps: Presentation time stamps in ascending order, in ticks.
-        time_base: Seconds per tick.
-        rate: Frames per second, above 0.
+    Attributes:
+        unit: Parts that a tick is divided into.
+        step: Parts from one frame to the next.
+        low: The least error of a stamp against ``first stamp + k * step``, in parts.
+        high: The greatest. The first and the last stamp do not count for these two.
     """
-    ticks_per_frame = 1 / (rate * time_base)
-    # Scaled to integers: exact, and a two-hour clip has half a million stamps.
-    step = ticks_per_frame.numerator
-    unit = ticks_per_frame.denominator
-    errors = sorted(stamp * unit - k * step for k, stamp in enumerate(stamps))
-    strays = _STRAYS_ALLOWED if len(errors) > 2 * _STRAYS_ALLOWED else 0
-    # Leaving out s strays: the narrowest window over len - s consecutive sorted errors.
-    kept = len(errors) - strays
-    return any(errors[i + kept - 1] - errors[i] <= step for i in range(strays + 1))
+
+    def __init__(self, stamps: Sequence[int], time_base: Fraction, rate: Fraction) -> None:
+        ticks_per_frame = 1 / (rate * time_base)
+        self.step = ticks_per_frame.numerator
+        self.unit = ticks_per_frame.denominator
+        begin = stamps[0]
+        errors = [(stamp - begin) * self.unit - k * self.step for k, stamp in enumerate(stamps)]
+        self._first, self._last = errors[0], errors[-1]
+        inner = errors[1:-1] if len(errors) >= _MIN_STAMPS_FOR_STRAYS else errors
+        self.low, self.high = min(inner), max(inner)
+
+    def holds(self, tolerance: int) -> bool:
+        """Say whether the errors span at most ``tolerance`` parts.
+
+        The first stamp may be up to a frame early and the last up to a frame late: capture
+        devices stamp those off the grid.
+        """
+        return (
+            self.high - self.low <= tolerance
+            and self.low - self.step <= self._first <= self.low + tolerance
+            and self.high - tolerance <= self._last <= self.high + self.step
+        )
+
+    @property
+    def is_exact(self) -> bool:
+        """Every stamp is the grid's, rounded to a tick."""
+        return self.holds(self.unit)
+
+    @property
+    def is_within_half_a_frame(self) -> bool:
+        """Every stamp lies within half a frame of the grid.
+
+        Two ticks less than that: a clip that lacks one frame fits to just half a frame on
+        both sides, and has to be seen as uneven, or its sound would be off from there on.
+        """
+        return self.holds(self.step - 2 * self.unit)
+
+    @property
+    def is_within_a_quarter(self) -> bool:
+        """Every stamp lies within a quarter frame of the grid.
+
+        For rates that are the mean of the very stamps: a clip that lacks one frame lies
+        within half a frame of a grid that is a little slower.
+        """
+        return self.holds(self.step // 2)
+
+    def origin_ticks(self) -> Fraction:
+        """Return where frame 0 belongs, in ticks after the first stamp.
+
+        That is the first stamp itself where all others are within half a frame of the grid
+        that starts there, else the middle of what the others say.
+        """
+        if 2 * self.high <= self.step and -2 * self.low <= self.step:
+            return Fraction(0)
+        return Fraction(self.high + self.low, 2 * self.unit)
 
 
 def regular_rate(
@@ -61,43 +110,124 @@ def regular_rate(
 ) -> Fraction | None:
     """Return the exact rate of an evenly spaced clip, or None when it is not.
 
-    The container's own statements come first; then the median and the mean distance of
-    the stamps, snapped to a standard rate.
+    A rate that explains every stamp to the tick is preferred to one that comes within half
+    a frame of them; and what the container states to what the stamps themselves say, snapped
+    to a standard rate or to the simplest fraction.
 
     Args:
         stamps: Presentation time stamps in ascending order, in ticks; at least one.
         time_base: Seconds per tick.
-        candidates: Rates that the container states, most trusted first; None is skipped.
+        candidates: Rates that the container states: the nominal one, then averages. None is
+            skipped.
     """
-    stated = [rate for rate in candidates if rate is not None and 0 < rate <= 1000]
+    stated = [None if rate is None else _as_meant(rate) for rate in candidates]
     if len(stamps) < 2:
-        return stated[0] if stated else Fraction(25)
-    span = (stamps[-1] - stamps[0]) * time_base
+        return next((rate for rate in stated if rate is not None), Fraction(25))
+    span = stamps[-1] - stamps[0]
     if span <= 0:
         return None
-    mean = Fraction(len(stamps) - 1) / span
-    measured = [snap_rate(typical_rate(stamps, time_base)), snap_rate(mean)]
-    measured.append(mean.limit_denominator(1001))
-    for rate in [*stated, *measured]:
-        if fits_grid(stamps, time_base, rate):
+    mean = (len(stamps) - 1) / (span * time_base)
+    typical = snap_rate(typical_rate(stamps, time_base))
+    simplest = _simplest_rate(len(stamps) - 1, span, time_base)
+    rates = dict.fromkeys([*stated, typical, snap_rate(mean), simplest])
+    grids = {r: _Grid(stamps, time_base, r) for r in rates if r is not None}
+    nominal = {*stated[:1], typical}
+    for rate, grid in grids.items():
+        if grid.is_exact:
             return rate
-    return None
+    for rate, grid in grids.items():
+        if rate in nominal and grid.is_within_half_a_frame:
+            return rate
+    return next((rate for rate, grid in grids.items() if grid.is_within_a_quarter), None)
+
+
+def _as_meant(stated: Fraction) -> Fraction | None:
+    """Return a container's statement of a rate without rounding errors; None if it is absurd.
+
+    Matroska states the nanoseconds of a frame, others 29.97 for 30000/1001.
+    """
+    if not 0 < stated <= _MAX_RATE:
+        return None
+    nearest = min(STANDARD_RATES, key=lambda standard: abs(standard - stated))
+    return nearest if abs(nearest - stated) <= stated / 100_000 else stated
+
+
+def grid_start(stamps: Sequence[int], time_base: Fraction, rate: Fraction) -> Fraction:
+    """Return when the first frame of an evenly spaced clip belongs, in seconds.
+
+    Args:
+        stamps: Presentation time stamps in ascending order, in ticks; at least one.
+        time_base: Seconds per tick.
+        rate: What :func:`regular_rate` returned.
+    """
+    return (stamps[0] + _Grid(stamps, time_base, rate).origin_ticks()) * time_base
+
+
+def _simplest_rate(frames: int, span: int, time_base: Fraction) -> Fraction:
+    """Return the rate of the smallest denominator that makes ``frames`` last ``span`` ticks.
+
+    To within a tick, or the nearest rate whose denominator is not absurd.
+    """
+    low = frames / ((span + 1) * time_base)
+    high = frames / ((span - 1) * time_base) if span > 1 else Fraction(_MAX_RATE)
+    for denominator in range(1, _MAX_DENOMINATOR + 1):
+        numerator = ceil(low * denominator)
+        if 0 < numerator <= high * denominator:
+            return Fraction(numerator, denominator)
+    return (frames / (span * time_base)).limit_denominator(_MAX_DENOMINATOR)
 
 
 def typical_rate(stamps: Sequence[int], time_base: Fraction) -> Fraction:
-    """Return one over the median distance between neighbouring stamps, in frames per second.
+    """Return one over the usual distance between neighbouring stamps, in frames per second.
+
+    That is the mean of the distances within a tick of their median: the median alone would
+    take 29.97 frames a second in milliseconds (33, 33, 34) for 30.3.
 
     Args:
         stamps: Presentation time stamps in ascending order, in ticks; at least two that differ.
         time_base: Seconds per tick.
     """
     gaps = [b - a for a, b in itertools.pairwise(stamps) if b > a]
-    return 1 / (Fraction(median(gaps)) * time_base)
+    middle = median_low(gaps)
+    usual = [gap for gap in gaps if abs(gap - middle) <= 1]
+    return len(usual) / (sum(usual) * time_base)
+
+
+def resampling_rate(
+    stamps: Sequence[int], time_base: Fraction, stated: Fraction | None
+) -> Fraction:
+    """Return the rate at which to resample an unevenly spaced clip.
+
+    Args:
+        stamps: Presentation time stamps in ascending order, in ticks; at least two that differ.
+        time_base: Seconds per tick.
+        stated: The rate that the container states, used if the stamps bear it out.
+    """
+    typical = typical_rate(stamps, time_base)
+    rate = None if stated is None else _as_meant(stated)
+    # The mean of a few distances in coarse ticks is off by a good part of a tick.
+    if rate is not None and abs(1 / rate - 1 / typical) <= max(time_base / 2, 1 / (200 * typical)):
+        return rate
+    return min(snap_rate(typical), Fraction(_MAX_RATE))
+
+
+def join_fields(stamps: Sequence[int], ticks_per_frame: Fraction) -> list[int]:
+    """Return one stamp a frame of a clip that may have one for each of a frame's two fields.
+
+    Args:
+        stamps: Presentation time stamps in ascending order, in ticks; at least one.
+        ticks_per_frame: The usual time between decoded frames.
+    """
+    joined = [stamps[0]]
+    for stamp in stamps[1:]:
+        if stamp - joined[-1] >= ticks_per_frame * 3 / 4:
+            joined.append(stamp)
+    return joined
 
 
 def resampled_count(duration: Fraction, rate: Fraction) -> int:
     """Return how many frames a clip of ``duration`` seconds has at ``rate``: at least one."""
-    return max(1, floor(duration * rate + Fraction(1, 2)))
+    return max(1, floor(duration * rate + _HALF))
 
 
 def repeats_and_drops(
@@ -114,8 +244,7 @@ def repeats_and_drops(
         rate: Frames per second of the new grid, whose first slot is the first stamp.
         count: Slots in the new grid.
     """
-    half = Fraction(1, 2)
-    slots = {floor((stamp - stamps[0]) * time_base * rate + half) for stamp in stamps}
+    slots = {floor((stamp - stamps[0]) * time_base * rate + _HALF) for stamp in stamps}
     shown = sum(1 for slot in slots if slot < count)
     return count - shown, len(stamps) - shown
 
