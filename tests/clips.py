@@ -8,6 +8,7 @@ picture carries the frame's number in blocks large enough to survive lossy codec
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import struct
 import subprocess
@@ -21,7 +22,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from vidbg.frames import Colour, VideoInfo
 from vidbg.media import ffmpeg as ff
+from vidbg.media.formats import working_format
 
 Array = NDArray[Any]
 
@@ -300,6 +303,45 @@ def set_rotation(path: Path, rotation: int, *, matrix: Sequence[int] | None = No
     values = (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     content[place : place + 36] = struct.pack(">9i", *values)
     path.write_bytes(content)
+
+
+def video_info(pix_fmt: str = "yuv420p", **changes: Any) -> VideoInfo:
+    """Return what a clip of 64x48, 10 frames at 25 fps would be, without there being a file.
+
+    Args:
+        pix_fmt: What its decoder yields.
+        **changes: Other fields of the record.
+    """
+    plane_format, has_alpha = working_format(pix_fmt)
+    info = VideoInfo(
+        path=Path("clip.mkv"),
+        container="matroska,webm",
+        codec="ffv1",
+        stream_index=0,
+        width=64,
+        height=48,
+        rotation=0,
+        sar=Fraction(1),
+        frame_rate=Fraction(25),
+        time_base=Fraction(1, 1000),
+        start=Fraction(0),
+        duration=Fraction(10, 25),
+        source_pix_fmt=pix_fmt,
+        format=plane_format,
+        has_alpha=has_alpha,
+        colour=Colour(),
+        is_vfr=False,
+        is_interlaced=False,
+        is_image=False,
+        frame_count=10,
+        missing_frames=0,
+        repeated_frames=0,
+        dropped_frames=0,
+        audio=(),
+        subtitles=(),
+        has_chapters=False,
+    )
+    return dataclasses.replace(info, **changes)
 
 
 @dataclass(frozen=True)

