@@ -80,6 +80,9 @@ def test_the_whole_job_with_a_network(clip: Path, checkpoint: Path, tmp_path: Pa
         ([GREEN, "--bg", "red", "--key", "blue"], ["--model chroma"]),
         ([GREEN, "--bg", "blur:wide"], ["--bg", "wide"]),
         ([GREEN, "--bg", "red", "--smooth", "2"], ["--smooth"]),
+        ([GREEN, "--bg", "red", "--smooth", "nan"], ["--smooth", "nan"]),
+        ([GREEN, "--bg", "red", "--start", "2", "--end", "0:02"], ["--end", "--start"]),
+        ([GREEN, "--bg", "red", "--end", "0"], ["--end"]),
         ([GREEN, "--bg", "red", "--device", "toaster"], ["toaster", "cuda"]),
         ([GREEN, "--bg", "red", "--model", "chroma", "--key", "mauvish"], ["mauvish"]),
     ],
@@ -121,6 +124,47 @@ def test_bad_input_is_one_line_and_code_1(tmp_path: Path, clip: Path, checkpoint
     assert_one_line(vidbg(clip, "--bg", "red", "--weights", half, *out), 1, "half.pth")
     half.unlink()
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_names_that_are_hard_to_show(tmp_path: Path) -> None:
+    odd = tmp_path / "two  words\nand\x1b[2J.mp4"
+    run = vidbg(odd, "--bg", "red", "-o", tmp_path / "out.mp4")
+    assert_one_line(run, 1, r"two  words\nand\x1b[2J.mp4: no such file")
+    run = vidbg(GREEN, "--bg", "red", "-o", tmp_path / f"{300 * 'a'}.mp4")
+    assert_one_line(run, 1, f"{300 * 'a'}.mp4: File name too long")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes the standard streams")
+def test_closed_standard_streams_do_no_harm(clip: Path, tmp_path: Path) -> None:
+    def close() -> None:
+        for number in range(3):
+            os.close(number)
+
+    options = ("--bg", "red", "--model", "chroma", "--key", "green", "-o", tmp_path / "out.mp4")
+    # Nothing is captured, as there is nothing to write to.
+    job = subprocess.run([VIDBG, clip, *options], preexec_fn=close, timeout=60)
+    assert job.returncode == 0
+    assert stream_facts(tmp_path / "out.mp4").frames == 6
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shell pipes")
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["probe", GREEN], [GREEN, "--json"]])
+def test_a_reader_that_goes_away(arguments: list[str], tmp_path: Path) -> None:
+    job = ["--bg", "red", "--model", "chroma", "-o", str(tmp_path / "out.mp4")]
+    readable, writable = os.pipe()
+    os.close(readable)
+    run = subprocess.run(
+        [VIDBG, *arguments, *(job if "--json" in arguments else [])],
+        stdout=writable,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writable)
+    assert run.returncode == 1
+    assert "Broken pipe" not in run.stderr
+    assert "Traceback" not in run.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_output_needs_asking(clip: Path, tmp_path: Path) -> None:
@@ -195,6 +239,11 @@ def test_json_lines(clip: Path, tmp_path: Path) -> None:
     assert error["path"] == str(tmp_path / "no.mp4")
     assert run.returncode == 1
 
+    run = vidbg(clip, "--json")
+    error = json.loads(run.stdout)
+    assert (error["event"], error["type"], run.returncode) == ("error", "UsageError", 2)
+    assert "--bg" in error["message"]
+
 
 def test_quiet_says_nothing(clip: Path, tmp_path: Path) -> None:
     run = vidbg(
@@ -238,9 +287,10 @@ def test_version_and_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_job_and_leaves_nothing(
-    tmp_path: Path, checkpoint: Path, number: signal.Signals
+    tmp_path: Path, checkpoint: Path, number: signal.Signals, times: int
 ) -> None:
     job = subprocess.Popen(
         [
@@ -257,16 +307,36 @@ def test_a_signal_ends_the_job_and_leaves_nothing(
             break
     children = psutil.Process(job.pid).children(recursive=True)
     assert any("ffmpeg" in child.name() for child in children)
-    job.send_signal(number)
     began = time.monotonic()
-    _, said = job.communicate(timeout=30)
+    for _ in range(times):
+        job.send_signal(number)
+        time.sleep(0.02)
+    rest, said = job.communicate(timeout=30)
     # Two seconds is the promise; a loaded test machine gets some slack.
     assert time.monotonic() - began < 8
     assert job.returncode == 130
     assert "interrupted" in said
+    assert json.loads(rest.splitlines()[-1])["event"] == "error"
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
     assert not [child for child in children if child.is_running()]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_job_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    job = subprocess.Popen(
+        [VIDBG, GREEN, "--bg", "red", "--model", "chroma", "--json", "-o", str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert job.stdout is not None
+    job.stdout.readline()
+    job.send_signal(signal.SIGHUP)
+    job.communicate(timeout=60)
+    assert job.returncode == 0
+    assert out.exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidbg.cli.parameters import Device, Key, parse_time
+from vidbg.cli.parameters import Device, Key, Share, parse_time
 from vidbg.cli.reporting import clock
 
 
@@ -47,6 +47,13 @@ def test_a_clock_time_is_the_sum_of_its_parts(h: int, m: int, s: int, ms: int) -
 @given(st.integers(0, 500_000))
 def test_a_shown_time_reads_back(seconds: int) -> None:
     assert parse_time(clock(seconds)) == seconds
+
+
+def test_shares() -> None:
+    assert Share().convert("0.25", None, None) == 0.25
+    for text in ("nan", "-0.1", "1.1", "inf", "half"):
+        with pytest.raises(click.BadParameter):
+            Share().convert(text, None, None)
 
 
 def test_devices_and_keys() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,7 +16,9 @@ from clips import decode_planes, make_clip, noise_planes, pack_planes, stream_fa
 from numpy.typing import NDArray
 
 import vidbg
-from vidbg.errors import DecodeError, InputError, OutputError
+from vidbg import pipeline
+from vidbg.errors import DecodeError, InputError, OutputError, WeightsError
+from vidbg.frames import FrameBatch, PlaneFormat
 from vidbg.media import background, encode
 from vidbg.media.probe import probe
 from vidbg.pipeline import Job, run
@@ -239,6 +243,36 @@ def test_progress_and_start_tell_the_truth(tmp_path: Path) -> None:
     assert all(step.total_frames == 7 for step in steps)
 
 
+def test_loading_the_network_does_not_count_as_slow_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> Painter:
+        time.sleep(0.5)
+        return Painter(everything)
+
+    monkeypatch.setattr(pipeline, "_network", load)
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=3)
+    job = Job(source, encode.Output(tmp_path / "m.mkv", "matte", "ffv1", sound="none"))
+    steps: list[vidbg.Progress] = []
+    result = run(job, on_progress=steps.append)
+    assert result.seconds > steps[-1].seconds + 0.5
+
+
+def test_the_first_frame_is_not_kept_for_the_whole_clip() -> None:
+    def batch() -> FrameBatch:
+        planes = tuple(np.zeros((1, 2, 2), np.uint8) for _ in range(3))
+        form = PlaneFormat("yuv444p", 8, 0, 0, is_rgb=False)
+        return FrameBatch((planes[0], planes[1], planes[2]), form, 0)
+
+    opening = [batch()]
+    seen = weakref.ref(opening[0].planes[0])
+    frames = pipeline._put_back(opening, iter([batch(), batch()]))
+    assert next(frames).planes[0] is seen()
+    next(frames)
+    assert seen() is None
+    assert len(list(frames)) == 1
+
+
 def test_the_matte_is_written_as_it_is(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=2)
 
@@ -311,6 +345,54 @@ def test_a_background_without_sound_cannot_give_sound(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="no sound"):
         run(job, segmenter=Painter(everything))
+
+
+def test_the_background_is_not_overwritten(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=2)
+    behind = make_clip(tmp_path / "bg.mkv", size=(64, 48), frames=2)
+    (tmp_path / "link.mkv").symlink_to(behind)
+    before = behind.read_bytes()
+    for output in (behind, tmp_path / "link.mkv"):
+        with pytest.raises(OutputError, match="is the background itself"):
+            vidbg.replace_background(source, behind, output, model="chroma", overwrite=True)
+    assert behind.read_bytes() == before
+
+
+def test_a_path_is_a_file_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=2)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="green: no such file"):
+        vidbg.replace_background(source, Path("green"), tmp_path / "out.mp4")
+
+
+def test_a_background_that_is_not_there_is_missed_before_the_network_is_loaded(
+    tmp_path: Path,
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=2)
+    with pytest.raises(InputError, match="greeen: no such file, nor a colour"):
+        vidbg.replace_background(source, "greeen", weights=tmp_path / "no.pth")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"bg_fit": "covr"}, "covr"),
+        ({"bg_end": "lop"}, "lop"),
+        ({"sound": "loud"}, "loud"),
+        ({"batch_size": 0}, "0 frames"),
+    ],
+)
+def test_options_that_do_not_exist(options: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        vidbg.replace_background("in.mp4", "red", "out.mp4", **options)  # type: ignore[arg-type]
+
+
+def test_weights_may_be_named_as_text(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=2)
+    with pytest.raises(WeightsError, match=r"no\.pth: there is no such file"):
+        vidbg.extract_matte(source, tmp_path / "m.mkv", weights=str(tmp_path / "no.pth"))
 
 
 def test_a_clip_that_is_cut_short_is_refused_or_kept_on_request(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import sys
 import textwrap
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,6 +53,7 @@ class FileServer(ThreadingHTTPServer):
         self.cut_after: int | None = None  # bytes of body per connection
         self.location: str | None = None
         self.hang_s = 0.0
+        self.byte_every_s = 0.0
         self.release = threading.Event()
         self.asked: list[str | None] = []  # the Range of every request
         self.sent = 0
@@ -92,6 +94,9 @@ class FileHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(server.length or len(body)))
         self.end_headers()
         piece = body if server.cut_after is None else body[: server.cut_after]
+        while server.byte_every_s and not server.release.wait(server.byte_every_s):
+            self.wfile.write(piece[:1])
+            piece = piece[1:]
         self.wfile.write(piece)
         server.sent += len(piece)
 
@@ -322,6 +327,10 @@ def misbehave_by_leading_to_a_file(server: FileServer) -> None:
     server.location = "file:///etc/hostname"
 
 
+def misbehave_by_leading_nowhere(server: FileServer) -> None:
+    server.location = "https://[::1/u2netp.pth"
+
+
 def misbehave_by_leading_off_https(server: FileServer) -> None:
     server.location = "http://192.0.2.1/u2netp.pth"
 
@@ -335,6 +344,7 @@ def misbehave_by_leading_off_https(server: FileServer) -> None:
         (misbehave_with_another_range, r"has a file of 1024004 bytes|another part of the file"),
         (misbehave_by_leading_to_a_file, "file"),
         (misbehave_by_leading_off_https, "http in place of https"),
+        (misbehave_by_leading_nowhere, "Invalid IPv6 URL"),
     ],
 )
 @pytest.mark.parametrize("have", [0, 500_000])
@@ -379,6 +389,26 @@ def test_a_server_that_never_answers(
     with pytest.raises(WeightsError, match="timed out"):
         weights.ensure("u2netp")
     assert time.monotonic() - start < 5
+
+
+def test_a_server_that_sends_a_byte_now_and_then(
+    known: weights.ModelSpec, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "NETWORK_TIMEOUT_S", 0.3)
+    server.byte_every_s = 0.01
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match="sends less than 65536 bytes in"):
+        weights.ensure("u2netp")
+    assert time.monotonic() - start < 5
+
+
+def test_a_server_that_breaks_off_after_next_to_nothing(
+    known: weights.ModelSpec, server: FileServer
+) -> None:
+    server.cut_after = 1000
+    with pytest.raises(WeightsError, match="broke off after 1000 of"):
+        weights.ensure("u2netp")
+    assert server.asked == [None]
 
 
 def test_proxies_are_honoured(
@@ -516,9 +546,9 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors"])
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors", "w.SafeTensors"])
 def test_checkpoints_come_back_as_they_were_saved(tmp_path: Path, name: str) -> None:
-    path = random_u2netp(tmp_path / name)
+    path = random_u2netp(tmp_path / name.lower()).rename(tmp_path / name)
     assert same(weights.load_state_dict(path), random_network().state_dict())
 
 
@@ -561,6 +591,19 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, how: str) -> None:
     else:
         torch.load(path, weights_only=False)
     assert marker.is_dir()
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for record in plain.infolist():
+            packed.writestr(record.filename, plain.read(record))
+    assert torch.load(tmp_path / "packed.pth", weights_only=True)["w"].numel() == 10**6
+    with pytest.raises(WeightsError, match="is compressed"):
+        weights.load_state_dict(tmp_path / "packed.pth")
 
 
 def truncated(path: Path, source: Path, share: float) -> Path:
@@ -615,6 +658,23 @@ def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
     save_file(state_dict, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"stage3.rebnconv2.conv_s1.weight holds a NaN or"):
         weights.load_state_dict(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**6, 10**6),  # 4 TB, in a file of 1 KB
+        torch.zeros(2, 2).to_sparse(),
+        torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(2, dtype=torch.float8_e4m3fn),
+        torch.zeros(2, device="meta"),
+    ],
+    ids=["claims more than there is", "sparse", "complex", "float8", "meta"],
+)
+def test_tensors_that_are_no_plain_arrays(tmp_path: Path, tensor: torch.Tensor) -> None:
+    torch.save({"w": tensor}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="w is no plain tensor of numbers"):
+        weights.load_state_dict(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(("network", "name"), [(U2NET, "u2net"), (U2NETP, "u2netp")])

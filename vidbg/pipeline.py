@@ -57,12 +57,15 @@ class Job:
         weights: A checkpoint to use instead of a registered one.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "fp16" or "bf16".
-        batch_size: Frames per call of the network; None chooses.
+        batch_size: Frames per call of the network, 1 or more; None chooses.
         key: Screen colour for the chroma model: "auto" or a colour.
         similarity: Chroma model: how far from the key still counts as screen, 0..1.
         smoothness: Chroma model: how softly the edge falls off, 0..1.
         smooth: Strength of temporal smoothing, 0..1; None for the model's default.
         allow_damaged: Keep what decodes of a damaged clip instead of refusing it.
+
+    Raises:
+        ValueError: A choice is none of those above, or ``batch_size`` is below 1.
     """
 
     source: Path
@@ -74,7 +77,7 @@ class Job:
     start_s: Fraction | None = None
     end_s: Fraction | None = None
     model: str | None = None
-    weights: Path | None = None
+    weights: str | Path | None = None
     device: str = "auto"
     precision: str = "auto"
     batch_size: int | None = None
@@ -83,6 +86,18 @@ class Job:
     smoothness: float = chroma.DEFAULT_SMOOTHNESS
     smooth: float | None = None
     allow_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        for value, choices in (
+            (self.output.kind, encode.KINDS),
+            (self.output.sound, audio.CHOICES),
+            (self.bg_fit, background.FITS),
+            (self.bg_end, background.ENDS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batches of {self.batch_size} frames")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +108,8 @@ class Progress:
         frames: Frames written.
         total_frames: Frames expected, or None when unknown.
         media_s: Seconds of the clip that they cover.
-        seconds: Wall-clock seconds since the job began.
+        seconds: Wall-clock seconds since the first frame was asked for; loading the network
+            and fetching its weights come before, and say nothing of how long the rest takes.
     """
 
     frames: int
@@ -130,7 +146,7 @@ class Options(TypedDict, total=False):
     start_s: Fraction | None
     end_s: Fraction | None
     model: str | None
-    weights: Path | None
+    weights: str | Path | None
     device: str
     precision: str
     batch_size: int | None
@@ -165,13 +181,15 @@ def run(
     began = time.monotonic()
     info = _checked(job)
     first, stop, total = _frame_range(job, info)
+    behind_info = _background_info(job)
+    sound = _sound(job, behind_info)
     if segmenter is None and job.model != CHROMA_MODEL:
         segmenter = _network(job, on_download)
     batch_size = _batch_size(job, segmenter, info)
-    scenery = _scenery(job, info, batch_size)
-    sound = _sound(job, scenery)
+    scenery = _scenery(job, info, behind_info, batch_size)
     if on_start is not None:
         on_start(info, total)
+    frames_began = time.monotonic()
 
     running: list[Prefetch[Any]] = []
 
@@ -205,7 +223,7 @@ def run(
         for batch in steady:
             sink.write(*finish(job, batch, behind))
             if on_progress is not None:
-                on_progress(_progress(sink.frames_written, total, info, began))
+                on_progress(_progress(sink.frames_written, total, info, frames_began))
             del batch  # or it stays in memory while the next one is made
     return Result(
         output=job.output.path,
@@ -352,14 +370,25 @@ def _keyer(
         return chroma.ChromaKeyer(parse_colour(job.key), job.similarity, job.smoothness), frames
     opening = next(frames)
     colour = colours.resolve(info.colour, info.format, info.height)
-    seen = colours.planes_to_rgb(opening.planes, opening.format, colour)
+    luma, second, third = opening.planes
+    first_frame = luma[:1], second[:1], third[:1]
     try:
-        key = chroma.estimate_key(seen[:1])
+        key = chroma.estimate_key(colours.planes_to_rgb(first_frame, opening.format, colour))
     except VidbgError as error:
         raise InputError(error.message, path=info.path, hint=error.hint) from error
     logger.info("%s: key colour #%02x%02x%02x", info.path, *key)
     keyer = chroma.ChromaKeyer(key, job.similarity, job.smoothness)
-    return keyer, itertools.chain([opening], frames)
+    return keyer, _put_back([opening], frames)
+
+
+def _put_back(opening: list[FrameBatch], frames: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+    """Yield what ``opening`` holds, emptying it, and then the rest.
+
+    ``itertools.chain`` would keep the first batch in memory to the end of the clip.
+    """
+    while opening:
+        yield opening.pop(0)
+    yield from frames
 
 
 def _strength(job: Job, segmenter: Segmenter) -> float:
@@ -369,7 +398,27 @@ def _strength(job: Job, segmenter: Segmenter) -> float:
     return 0.0 if isinstance(segmenter, chroma.ChromaKeyer) else DEFAULT_STRENGTH
 
 
-def _scenery(job: Job, info: VideoInfo, batch_size: int) -> Iterable[Planes] | None:
+def _background_info(job: Job) -> VideoInfo | None:
+    """Probe the background, where it is a file, and refuse one that the job would overwrite."""
+    path = job.background
+    if not isinstance(path, Path):
+        return None
+    if not path.exists():
+        raise InputError(
+            "no such file, nor a colour",
+            path=path,
+            hint="Colours are #rrggbb, red,green,blue or a CSS name",
+        )
+    if job.output.path.exists() and job.output.path.samefile(path):
+        raise OutputError(
+            "is the background itself", path=job.output.path, hint="Choose another -o"
+        )
+    return probe(path)
+
+
+def _scenery(
+    job: Job, info: VideoInfo, behind_info: VideoInfo | None, batch_size: int
+) -> Iterable[Planes] | None:
     """Return an endless iterable of background planes, or None where none come from outside."""
     chosen = job.background
     if chosen is None or isinstance(chosen, background.Blur):
@@ -384,11 +433,10 @@ def _scenery(job: Job, info: VideoInfo, batch_size: int) -> Iterable[Planes] | N
     )
     if isinstance(chosen, background.Solid):
         return itertools.repeat(background.solid(chosen.rgb, target))
-    seen = probe(chosen)
-    if seen.is_image:
+    if behind_info is None or behind_info.is_image:
         return itertools.repeat(background.still(chosen, job.bg_fit, target))
     return background.BackgroundVideo(
-        seen,
+        behind_info,
         target,
         fit=job.bg_fit,
         end=job.bg_end,
@@ -397,12 +445,12 @@ def _scenery(job: Job, info: VideoInfo, batch_size: int) -> Iterable[Planes] | N
     )
 
 
-def _sound(job: Job, scenery: Iterable[Planes] | None) -> audio.BackgroundSound | None:
+def _sound(job: Job, behind_info: VideoInfo | None) -> audio.BackgroundSound | None:
     """Return the background's sound if it is wanted."""
     if job.output.sound not in ("bg", "mix"):
         return None
-    if isinstance(scenery, background.BackgroundVideo) and scenery.info.audio:
-        return audio.BackgroundSound(scenery.info, job.bg_start_s, job.bg_end == "loop")
+    if behind_info is not None and not behind_info.is_image and behind_info.audio:
+        return audio.BackgroundSound(behind_info, job.bg_start_s, job.bg_end == "loop")
     raise InputError(
         "the background has no sound",
         path=job.background if isinstance(job.background, Path) else None,
@@ -447,7 +495,8 @@ def replace_background(
 
     Args:
         source: The clip or picture.
-        bg: A video, a picture, a colour ("#00b140", "green", "0,177,64"), or "blur".
+        bg: A video, a picture, a colour ("#00b140", "green", "0,177,64"), "blur" or
+            "blur:RADIUS". A Path is always a file.
         output: The result; None for ``STEM.vidbg.mp4`` beside the source.
         codec: "h264", "hevc", "av1", "vp9", "prores" or "ffv1"; None for the
             container's default.
@@ -459,12 +508,14 @@ def replace_background(
 
     Raises:
         VidbgError: It cannot be done; nothing is left behind.
-        ValueError: ``bg`` is a blur whose radius is not a number.
+        ValueError: ``bg`` is a blur whose radius is not a number, or an option is none of
+            its choices.
     """
     path = _output_path(source, output, "composite")
     chosen = encode.choose_codec(path, "composite", codec)
     written = encode.Output(path, "composite", chosen, crf, preset, sound, overwrite)
-    return run(Job(Path(source), written, background=background.parse(str(bg)), **options))
+    behind = bg if isinstance(bg, Path) else background.parse(bg)
+    return run(Job(Path(source), written, background=behind, **options))
 
 
 def extract_foreground(

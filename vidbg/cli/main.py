@@ -6,6 +6,7 @@ import importlib
 import json
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -24,6 +25,9 @@ _DEFAULT = "vidbg.cli.run:run"
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
+# How long a job has to clean up after a signal, undisturbed by the signals after it.
+_UNWIND_S = 5.0
+
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 the job failed, 2 wrong usage, 130 interrupted.
@@ -38,20 +42,25 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _dispatch(arguments: list[str]) -> int:
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     module_name, _, attribute = COMMANDS.get(name or "", _DEFAULT).partition(":")
-    command: click.Command = getattr(importlib.import_module(module_name), attribute)
-    _unwind_on_signals()
     debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
+        _unwind_on_signals()
+        command: click.Command = getattr(importlib.import_module(module_name), attribute)
         result = command.main(
             args=arguments[1:] if name else arguments,
             prog_name=f"vidbg {name}" if name else "vidbg",
             standalone_mode=False,
         )
     except click.ClickException as error:
+        if as_json:
+            _emit_error(error, error.format_message())
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("vidbg: interrupted, nothing was written", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        message = "interrupted, nothing was written"
+        if as_json:
+            _emit_error(error, message)
+        click.echo(f"vidbg: {message}", err=True)
         return EXIT_INTERRUPTED
     except VidbgError as error:
         if debug:
@@ -61,6 +70,11 @@ def _dispatch(arguments: list[str]) -> int:
         if debug:
             raise
         return _report(VidbgError("out of memory", hint="Try --batch-size 1"), as_json, error)
+    except OSError as error:
+        if debug:
+            raise
+        refused = VidbgError(error.strerror or str(error), path=error.filename)
+        return _report(refused, as_json, error)
     except Exception as error:
         if debug:
             raise
@@ -74,24 +88,37 @@ def _dispatch(arguments: list[str]) -> int:
 def _report(error: VidbgError, as_json: bool, cause: BaseException | None = None) -> int:
     """Say in one line what failed; as a JSON event too where that was asked for."""
     if as_json:
-        event = {
-            "event": "error",
-            "message": error.message,
-            "path": None if error.path is None else str(error.path),
-            "hint": error.hint,
-            "type": type(cause or error).__name__,
-        }
-        click.echo(json.dumps(event))
-    click.echo(" ".join(f"vidbg: {error}".split()), err=True)
+        path = None if error.path is None else str(error.path)
+        _emit_error(cause or error, error.message, path, error.hint)
+    # A name may have a newline in it, or what a terminal takes for a command.
+    shown = (c if c.isprintable() else ascii(c)[1:-1] for c in f"vidbg: {error}")
+    click.echo("".join(shown), err=True)
     return EXIT_FAILED
 
 
+def _emit_error(
+    error: BaseException, message: str, path: str | None = None, hint: str | None = None
+) -> None:
+    """Print the JSON event of a failure."""
+    event = {"event": "error", "message": message, "path": path, "hint": hint}
+    click.echo(json.dumps(event | {"type": type(error).__name__}))
+
+
 def _unwind_on_signals() -> None:
-    """Let SIGTERM and SIGHUP end a job as Ctrl-C does: processes ended, part files removed."""
+    """Let SIGTERM and SIGHUP end a job as Ctrl-C does: processes ended, part files removed.
+
+    Impatient repeats do not cut that short. What is ignored stays so, as nohup wants it.
+    """
+    undisturbed_until_s = 0.0
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal undisturbed_until_s
+        now_s = time.monotonic()
+        if now_s >= undisturbed_until_s:
+            undisturbed_until_s = now_s + _UNWIND_S
+            raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)

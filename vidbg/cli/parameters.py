@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import Any
@@ -28,7 +29,8 @@ def parse_time(text: str) -> Fraction:
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + value
 
 
-class Time(click.ParamType[Fraction]):
+# ParamType is not subscripted, because it is generic from click 8.4 on only.
+class Time(click.ParamType):  # type: ignore[type-arg]
     """A time in seconds or hh:mm:ss.ms."""
 
     name = "time"
@@ -45,7 +47,23 @@ class Time(click.ParamType[Fraction]):
             self.fail(str(error), param, ctx)
 
 
-class Key(click.ParamType[str]):
+class Share(click.FloatRange):
+    """A number from 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; "nan" is none, though no comparison puts it out of the range."""
+        share = float(super().convert(value, param, ctx))
+        if math.isnan(share):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return share
+
+
+class Key(click.ParamType):  # type: ignore[type-arg]
     """A screen colour: "auto" or a colour."""
 
     name = "colour"
@@ -62,7 +80,7 @@ class Key(click.ParamType[str]):
         return str(value)
 
 
-class Device(click.ParamType[str]):
+class Device(click.ParamType):  # type: ignore[type-arg]
     """Where the network runs."""
 
     name = "device"

@@ -82,7 +82,9 @@ class Reporter:
         self._cleanup.close()
 
     def _shows_bar(self) -> bool:
-        return not (self._quiet or self._as_json) and sys.stderr.isatty()
+        if self._quiet or self._as_json or sys.stderr is None:
+            return False
+        return sys.stderr.isatty()
 
     def download(self, had: int, total: int) -> None:
         """Show how far the download of a network's weights is."""
@@ -185,9 +187,8 @@ class Reporter:
                 lost_frames=result.lost_frames,
             )
         elif not self._quiet:
-            click.echo(
-                f"{result.frames} frames in {clock(result.seconds)} ({fps:.1f} fps)", err=True
-            )
+            frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
+            click.echo(f"{frames} in {clock(result.seconds)} ({fps:.1f} fps)", err=True)
             click.echo(str(result.output))
 
     def _emit(self, event: str, **fields: object) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidbg import __version__
-from vidbg.cli.parameters import Device, Key, Time
+from vidbg.cli.parameters import Device, Key, Share, Time
 from vidbg.media.formats import CODECS, CONTAINERS, VIDEO_CODECS
 
 if TYPE_CHECKING:
@@ -121,17 +121,17 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.option("--key", type=Key(), help="Screen colour for --model chroma. Default: auto.")
 @click.option(
     "--similarity",
-    type=click.FloatRange(0, 1),
+    type=Share(),
     help="Chroma: how far from the key still counts as screen, 0 to 1.",
 )
 @click.option(
     "--smoothness",
-    type=click.FloatRange(0, 1),
+    type=Share(),
     help="Chroma: how softly the edge falls off, 0 to 1.",
 )
 @click.option(
     "--smooth",
-    type=click.FloatRange(0, 1),
+    type=Share(),
     help="Steadiness of the matte over time, 0 (each frame alone) to 1.",
 )
 @click.option(
@@ -204,6 +204,8 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     if path.exists() and source.exists() and path.samefile(source):
         raise click.BadParameter("the output is the input itself", param_hint="-o")
     _check_quality(codec, options)
+    if options["end"] is not None and options["end"] <= (options["start"] or 0):
+        raise click.BadParameter("it has to come after --start", param_hint="--end")
 
     model = options["model"]
     known = [*weights.registry(), pipeline.CHROMA_MODEL]

@@ -264,7 +264,7 @@ class NetworkSegmenter:
 
 def load_segmenter(
     model: str | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
@@ -304,9 +304,9 @@ def load_segmenter(
         spec: ModelSpec | None = spec_of(name)
         path = ensure(name, progress)
     else:
-        name = model or weights.stem
+        path = Path(weights)
+        name = model or path.stem
         spec = spec_of(model) if model else None
-        path = weights
     architecture, network = _load_network(path, expected=spec.architecture if spec else None)
     return NetworkSegmenter(
         network, spec or registry()[architecture], name, place, chosen_precision

@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,9 @@ NETWORK_TIMEOUT_S = 30.0
 LOCK_STALL_S = 120.0
 """How long to wait for another process that downloads the same file but makes no headway."""
 
+# What a connection has to bring before it breaks off, and in any NETWORK_TIMEOUT_S: a server
+# that sends a byte now and then would otherwise be waited for without end.
+_LEAST_HEADWAY_BYTES = 1 << 16
 _LOCK_POLL_S = 0.2
 _CHUNK_BYTES = 1 << 18
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -314,7 +318,7 @@ def _download_from_any(spec: ModelSpec, part: Path, progress: Progress | None) -
     """Bring ``part`` to the published bytes, trying the URLs in order.
 
     A connection that breaks is taken up again where it broke for as long as every attempt
-    brings something. What an earlier run left in ``part`` is continued, and thrown away if
+    brings a good piece. What an earlier run left in ``part`` is continued, and thrown away if
     the whole turns out wrong.
     """
     failures: list[str] = []
@@ -329,8 +333,8 @@ def _download_from_any(spec: ModelSpec, part: Path, progress: Progress | None) -
             try:
                 if before < spec.size_bytes:
                     _download(url, spec, part, progress)
-            except (OSError, http.client.HTTPException) as error:
-                if _size(part) > before:
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                if _size(part) >= before + _LEAST_HEADWAY_BYTES:
                     continue
                 failures.append(f"{host}: {_reason(error)}")
                 break
@@ -366,8 +370,9 @@ def _download(url: str, spec: ModelSpec, part: Path, progress: Progress | None) 
     """Bring what ``part`` lacks from one URL.
 
     Raises:
-        OSError: The server cannot be reached, breaks off, or has something else.
+        OSError: The server cannot be reached, breaks off, is too slow, or has something else.
         http.client.HTTPException: The server does not speak HTTP properly.
+        ValueError: It redirects to what is no URL.
         WeightsError: ``part`` cannot be written.
     """
     done = _size(part)
@@ -384,8 +389,16 @@ def _download(url: str, spec: ModelSpec, part: Path, progress: Progress | None) 
         with file:
             if progress is not None:
                 progress(done, spec.size_bytes)
-            while chunk := response.read(_CHUNK_BYTES):
+            checked, check_s = done, time.monotonic() + NETWORK_TIMEOUT_S
+            while chunk := response.read1(_CHUNK_BYTES):
                 done += len(chunk)
+                if time.monotonic() > check_s:
+                    if done < checked + _LEAST_HEADWAY_BYTES:
+                        raise _MirrorError(
+                            f"sends less than {_LEAST_HEADWAY_BYTES} bytes "
+                            f"in {NETWORK_TIMEOUT_S:.0f} s"
+                        )
+                    checked, check_s = done, time.monotonic() + NETWORK_TIMEOUT_S
                 if done > spec.size_bytes:
                     raise _MirrorError(f"sends more than {spec.size_bytes} bytes")
                 with _writing(part):
@@ -462,13 +475,14 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises:
         WeightsError: The file is missing, damaged, not a checkpoint, holds Python objects
-            other than tensors, or has a NaN or an infinity in it.
+            other than plain tensors of numbers, or has a NaN or an infinity in it.
     """
     if not path.is_file():
         raise WeightsError("there is no such file", path=path)
     import torch
 
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    is_safetensors = path.suffix.lower() == ".safetensors"
+    content = _read_safetensors(path) if is_safetensors else _read_pickle(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -483,9 +497,26 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     state_dict = {name.removeprefix(prefix): t.detach() for name, t in content.items()}
     for name, tensor in state_dict.items():
+        if not _is_plain(tensor):
+            raise WeightsError(f"{name} is no plain tensor of numbers", path=path)
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{name} holds a NaN or an infinity", path=path)
     return state_dict
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is an array of real numbers, all of which the file really holds.
+
+    A few bytes can claim to be a view of terabytes, which the first operation would allocate.
+    """
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+        return False
+    dtype = tensor.dtype
+    is_usual = dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    is_number = is_usual or dtype in (torch.int64, torch.int32, torch.int16, torch.int8)
+    return is_number and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def _read_safetensors(path: Path) -> object:
@@ -503,7 +534,14 @@ def _read_pickle(path: Path) -> object:
     import torch
 
     try:
+        if _unpacked_bytes(path) > path.stat().st_size:
+            raise WeightsError(
+                "is compressed, as checkpoints are not: what it unpacks to may not fit in memory",
+                path=path,
+            )
         return torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except Exception as error:
         # Any exception: what a damaged pickle raises depends on the byte that is wrong.
         raise WeightsError(
@@ -511,6 +549,14 @@ def _read_pickle(path: Path) -> object:
             "objects in it, which are not loaded because that could run code",
             path=path,
         ) from error
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """Bytes that the records of a checkpoint come to; 0 for the format without a zip archive."""
+    if not zipfile.is_zipfile(path):
+        return 0
+    with zipfile.ZipFile(path) as archive:
+        return sum(record.file_size for record in archive.infolist())
 
 
 _FIRST_CONVOLUTION = "stage1.rebnconvin.conv_s1.weight"
