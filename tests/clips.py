@@ -246,6 +246,10 @@ def make_clip(
     outputs += ["-fps_mode", "passthrough"]
     if has_fine_ticks:
         outputs += ["-enc_time_base", f"1:{TICKS}", "-video_track_timescale", str(TICKS)]
+    if durations is not None:
+        # Raw video has no durations, so that the last frame's would be anybody's guess.
+        last = f"if(eq(PTS,{_edges(durations)[-2]}),{_gaps(durations)[-1]},DURATION)"
+        outputs += ["-bsf:v", f"setts=pts=PTS:dts=DTS:duration='{last}'"]
     if interlaced:
         outputs += ["-flags", "+ildct+ilme"]
     if audio is not None:
@@ -267,9 +271,7 @@ def _uneven_pts(durations: Sequence[Fraction | float | str]) -> str:
     Written as the first distance and the changes of distance, it stays short for clips
     whose distances rarely change.
     """
-    edges = itertools.accumulate(map(Fraction, durations), initial=Fraction(0))
-    ticks = [round(edge * TICKS) for edge in edges]
-    gaps = [b - a for a, b in itertools.pairwise(ticks)]
+    gaps = _gaps(durations)
     terms = [f"N*{gaps[0]}"]
     for number, (before, after) in enumerate(itertools.pairwise(gaps), 1):
         if before != after:
@@ -278,6 +280,16 @@ def _uneven_pts(durations: Sequence[Fraction | float | str]) -> str:
     while len(terms) > 1:
         terms = [f"({'+'.join(terms[i : i + 20])})" for i in range(0, len(terms), 20)]
     return terms[0]
+
+
+def _edges(durations: Sequence[Fraction | float | str]) -> list[int]:
+    """Return when each frame begins, and when the last one ends, in ticks."""
+    edges = itertools.accumulate(map(Fraction, durations), initial=Fraction(0))
+    return [round(edge * TICKS) for edge in edges]
+
+
+def _gaps(durations: Sequence[Fraction | float | str]) -> list[int]:
+    return [b - a for a, b in itertools.pairwise(_edges(durations))]
 
 
 _MATRICES = {
@@ -445,7 +457,11 @@ def stream_facts(path: Path) -> StreamFacts:
 
 
 def decode_planes(
-    path: Path, pix_fmt: str | None = None, *, decoder: str | None = None
+    path: Path,
+    pix_fmt: str | None = None,
+    *,
+    decoder: str | None = None,
+    count: int | None = None,
 ) -> tuple[Array, ...]:
     """Decode a clip through PyAV: one array ``(N, h, w)`` a plane, uint8 or uint16.
 
@@ -455,17 +471,18 @@ def decode_planes(
         path: The clip.
         pix_fmt: A planar pix_fmt to convert to, or None for the stream's own, if planar.
         decoder: A decoder to use instead of the default, e.g. "libvpx-vp9" for alpha.
+        count: How many frames; None for all.
     """
     found: list[list[Array]] = []
     with av.open(f"file:{path}") as container:
         stream = container.streams.video[0]
         if decoder is None:
-            frames = list(container.decode(stream))
+            frames = container.decode(stream)
         else:
             context = av.CodecContext.create(decoder, "r")
             context.extradata = stream.codec_context.extradata
-            frames = [f for packet in container.demux(stream) for f in context.decode(packet)]
-        for frame in frames:
+            frames = (f for packet in container.demux(stream) for f in context.decode(packet))
+        for frame in itertools.islice(frames, count):
             shown = frame if pix_fmt is None else frame.reformat(format=pix_fmt)
             found.append([_plane_array(shown, n) for n in range(len(shown.planes))])
     return tuple(np.stack(plane) for plane in zip(*found, strict=True))

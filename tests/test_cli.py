@@ -79,6 +79,8 @@ def test_the_whole_job_with_a_network(clip: Path, checkpoint: Path, tmp_path: Pa
         ([GREEN, "--bg", "red", "--model", "nonesuch"], ["nonesuch", "u2netp"]),
         ([GREEN, "--bg", "red", "--key", "blue"], ["--model chroma"]),
         ([GREEN, "--bg", "blur:wide"], ["--bg", "wide"]),
+        ([GREEN, "--alpha", "--bg-fit", "contain"], ["--bg-fit is for --bg"]),
+        ([GREEN, "--matte", "--audio", "mix"], ["--audio mix is for --bg"]),
         ([GREEN, "--bg", "red", "--smooth", "2"], ["--smooth"]),
         ([GREEN, "--bg", "red", "--smooth", "nan"], ["--smooth", "nan"]),
         ([GREEN, "--bg", "red", "--start", "2", "--end", "0:02"], ["--end", "--start"]),
@@ -367,3 +369,49 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "150/150 frames, 0:05 of video, " in last_bar
     assert " fps, " in last_bar
     assert last_bar.endswith("left")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
+def test_names_of_any_bytes(clip: Path, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    name = folder + b"/-caf\xe9 %03d 'q' \n.mp4"
+    with open(name, "wb") as copy:
+        copy.write(clip.read_bytes())
+    out = folder + b"/\xff\xfe.mkv"
+    run = subprocess.run(
+        [VIDBG, name, "--bg", "red", "--model", "chroma", "--key", "green", "-o", out],
+        capture_output=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == out + b"\n"
+    assert os.path.getsize(out) > 500
+
+
+def test_the_codec_chooses_the_container(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mkv", size=(64, 48), frames=2)
+    common = ("--bg", "red", "--model", "chroma", "--key", "green")
+    assert vidbg(clip, *common, "--codec", "ffv1").stdout == f"{tmp_path}/clip.vidbg.mkv\n"
+    assert vidbg(clip, *common, "--codec", "prores").stdout == f"{tmp_path}/clip.vidbg.mov\n"
+
+
+def test_a_screen_that_fades_in_is_found(tmp_path: Path) -> None:
+    """The first frames are black; the key is the colour of the first screen after them."""
+    black = bytes([16] * 96 * 64) + bytes([128] * 2 * 48 * 32)
+    green = bytes([120] * 96 * 64) + bytes([60] * 48 * 32) + bytes([50] * 48 * 32)
+    clip = make_clip(tmp_path / "clip.mkv", size=(96, 64), raw=3 * black + 3 * green)
+    run = vidbg(clip, "--bg", "red", "--model", "chroma", "-o", tmp_path / "out.mp4")
+    assert run.returncode == 0, run.stderr
+    assert "key colour" in run.stderr
+    run = vidbg(
+        make_clip(tmp_path / "dark.mkv", size=(96, 64), raw=3 * black),
+        "--bg", "red", "--model", "chroma", "-o", tmp_path / "dark.mp4",
+    )  # fmt: skip
+    assert_one_line(run, 1, "dark.mkv", "no green or blue screen", "--key")
+
+
+def test_a_dangling_link_is_an_existing_output(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    out.symlink_to(tmp_path / "nowhere")
+    arguments = (clip, "--bg", "red", "--model", "chroma", "--key", "green", "-o", out)
+    assert_one_line(vidbg(*arguments), 1, "out.mp4", "exists already")

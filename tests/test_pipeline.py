@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 import vidbg
 from vidbg import pipeline
 from vidbg.errors import DecodeError, InputError, OutputError, WeightsError
-from vidbg.frames import FrameBatch, PlaneFormat
 from vidbg.media import background, encode
 from vidbg.media.probe import probe
 from vidbg.pipeline import Job, run
@@ -256,21 +254,6 @@ def test_loading_the_network_does_not_count_as_slow_frames(
     steps: list[vidbg.Progress] = []
     result = run(job, on_progress=steps.append)
     assert result.seconds > steps[-1].seconds + 0.5
-
-
-def test_the_first_frame_is_not_kept_for_the_whole_clip() -> None:
-    def batch() -> FrameBatch:
-        planes = tuple(np.zeros((1, 2, 2), np.uint8) for _ in range(3))
-        form = PlaneFormat("yuv444p", 8, 0, 0, is_rgb=False)
-        return FrameBatch((planes[0], planes[1], planes[2]), form, 0)
-
-    opening = [batch()]
-    seen = weakref.ref(opening[0].planes[0])
-    frames = pipeline._put_back(opening, iter([batch(), batch()]))
-    assert next(frames).planes[0] is seen()
-    next(frames)
-    assert seen() is None
-    assert len(list(frames)) == 1
 
 
 def test_the_matte_is_written_as_it_is(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ CHROMA_MODEL = "chroma"
 # in which shapes can still be told apart.
 _BLUR_SHARE = 1 / 40
 _AHEAD = 1
+# Ten seconds at 25 frames a second in which --key auto looks for a screen.
+_KEY_SEARCH_FRAMES = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class Job:
         allow_damaged: Keep what decodes of a damaged clip instead of refusing it.
 
     Raises:
-        ValueError: A choice is none of those above, or ``batch_size`` is below 1.
+        ValueError: A choice is none of those above, the codec has no such quality or
+            preset, or ``batch_size`` is below 1.
     """
 
     source: Path
@@ -96,6 +99,9 @@ class Job:
         ):
             if value not in choices:
                 raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+        problem = encode.quality_problem(self.output.codec, self.output.crf, self.output.preset)
+        if problem is not None:
+            raise ValueError(": ".join(problem))
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batches of {self.batch_size} frames")
 
@@ -183,7 +189,9 @@ def run(
     first, stop, total = _frame_range(job, info)
     behind_info = _background_info(job)
     sound = _sound(job, behind_info)
-    if segmenter is None and job.model != CHROMA_MODEL:
+    if segmenter is None and job.model == CHROMA_MODEL:
+        segmenter = _keyer(job, info, first, stop)
+    elif segmenter is None:
         segmenter = _network(job, on_download)
     batch_size = _batch_size(job, segmenter, info)
     scenery = _scenery(job, info, behind_info, batch_size)
@@ -213,8 +221,6 @@ def run(
             allow_damaged=job.allow_damaged,
         )
         frames = ahead(reader, "decode")
-        if segmenter is None:
-            segmenter, frames = _keyer(job, info, frames)
         matted = ahead(segment(frames, segmenter, info), "segment")
         steady = smooth(matted, _strength(job, segmenter))
         behind = None if scenery is None else ahead(scenery, "background")
@@ -354,41 +360,30 @@ def _network(job: Job, on_download: Callable[[int, int], None] | None) -> Segmen
     )
 
 
-def _batch_size(job: Job, segmenter: Segmenter | None, info: VideoInfo) -> int:
+def _batch_size(job: Job, segmenter: Segmenter, info: VideoInfo) -> int:
     if job.batch_size is not None:
         return job.batch_size
-    if segmenter is None:  # the keyer works at full size, one frame at a time
-        return 1
     return segmenter.batch_size(*segmenter.input_size(info.width, info.height, info.sar))
 
 
-def _keyer(
-    job: Job, info: VideoInfo, frames: Iterator[FrameBatch]
-) -> tuple[Segmenter, Iterator[FrameBatch]]:
-    """Return the keyer, its colour found in the first frame if need be, and all frames."""
+def _keyer(job: Job, info: VideoInfo, first: int, stop: int | None) -> Segmenter:
+    """Return the keyer; its colour, if none is given, is that of the first screen in the clip."""
     if job.key != "auto":
-        return chroma.ChromaKeyer(parse_colour(job.key), job.similarity, job.smoothness), frames
-    opening = next(frames)
+        return chroma.ChromaKeyer(parse_colour(job.key), job.similarity, job.smoothness)
+    # Not only the first frame: clips fade in from black.
+    last = first + _KEY_SEARCH_FRAMES if stop is None else min(stop, first + _KEY_SEARCH_FRAMES)
     colour = colours.resolve(info.colour, info.format, info.height)
-    luma, second, third = opening.planes
-    first_frame = luma[:1], second[:1], third[:1]
-    try:
-        key = chroma.estimate_key(colours.planes_to_rgb(first_frame, opening.format, colour))
-    except VidbgError as error:
-        raise InputError(error.message, path=info.path, hint=error.hint) from error
-    logger.info("%s: key colour #%02x%02x%02x", info.path, *key)
-    keyer = chroma.ChromaKeyer(key, job.similarity, job.smoothness)
-    return keyer, _put_back([opening], frames)
-
-
-def _put_back(opening: list[FrameBatch], frames: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
-    """Yield what ``opening`` holds, emptying it, and then the rest.
-
-    ``itertools.chain`` would keep the first batch in memory to the end of the clip.
-    """
-    while opening:
-        yield opening.pop(0)
-    yield from frames
+    refusal: VidbgError | None = None
+    for batch in FrameReader(info, first=first, stop=last, allow_damaged=job.allow_damaged):
+        try:
+            key = chroma.estimate_key(colours.planes_to_rgb(batch.planes, batch.format, colour))
+        except VidbgError as error:
+            refusal = refusal or error
+            continue
+        logger.info("%s: key colour #%02x%02x%02x", info.path, *key)
+        return chroma.ChromaKeyer(key, job.similarity, job.smoothness)
+    refusal = refusal or VidbgError("no frame of it can be decoded")
+    raise InputError(refusal.message, path=info.path, hint=refusal.hint) from refusal
 
 
 def _strength(job: Job, segmenter: Segmenter) -> float:
@@ -511,7 +506,7 @@ def replace_background(
         ValueError: ``bg`` is a blur whose radius is not a number, or an option is none of
             its choices.
     """
-    path = _output_path(source, output, "composite")
+    path = _output_path(source, output, "composite", codec)
     chosen = encode.choose_codec(path, "composite", codec)
     written = encode.Output(path, "composite", chosen, crf, preset, sound, overwrite)
     behind = bg if isinstance(bg, Path) else background.parse(bg)
@@ -532,7 +527,7 @@ def extract_foreground(
     Arguments and errors are those of :func:`replace_background`; the default output is
     ``STEM.vidbg.mov`` beside the source.
     """
-    path = _output_path(source, output, "alpha")
+    path = _output_path(source, output, "alpha", codec)
     chosen = encode.choose_codec(path, "alpha", codec)
     written = encode.Output(path, "alpha", chosen, sound=sound, overwrite=overwrite)
     return run(Job(Path(source), written, **options))
@@ -552,11 +547,13 @@ def extract_matte(
     Arguments and errors are those of :func:`replace_background`; the default output is
     ``STEM.vidbg.mp4`` beside the source.
     """
-    path = _output_path(source, output, "matte")
+    path = _output_path(source, output, "matte", codec)
     chosen = encode.choose_codec(path, "matte", codec)
     written = encode.Output(path, "matte", chosen, sound=sound, overwrite=overwrite)
     return run(Job(Path(source), written, **options))
 
 
-def _output_path(source: str | Path, output: str | Path | None, kind: str) -> Path:
-    return encode.default_path(Path(source), kind) if output is None else Path(output)
+def _output_path(
+    source: str | Path, output: str | Path | None, kind: str, codec: str | None
+) -> Path:
+    return encode.default_path(Path(source), kind, codec) if output is None else Path(output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -189,7 +190,7 @@ class Reporter:
         elif not self._quiet:
             frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
             click.echo(f"{frames} in {clock(result.seconds)} ({fps:.1f} fps)", err=True)
-            click.echo(str(result.output))
+            click.echo(os.fsencode(result.output))
 
     def _emit(self, event: str, **fields: object) -> None:
         click.echo(json.dumps({"event": event, **fields}))

@@ -10,7 +10,7 @@ import click
 
 from vidbg import __version__
 from vidbg.cli.parameters import Device, Key, Share, Time
-from vidbg.media.formats import CODECS, CONTAINERS, VIDEO_CODECS
+from vidbg.media.formats import CONTAINERS, VIDEO_CODECS
 
 if TYPE_CHECKING:
     from vidbg.pipeline import Job
@@ -196,14 +196,16 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     from vidbg.media import background, encode
 
     source: Path = options["source"]
-    path = options["output"] or encode.default_path(source, kind)
+    path = options["output"] or encode.default_path(source, kind, options["codec"])
     try:
         codec = encode.choose_codec(path, kind, options["codec"])
     except OutputError as error:
         raise click.BadParameter(str(error), param_hint="-o") from error
     if path.exists() and source.exists() and path.samefile(source):
         raise click.BadParameter("the output is the input itself", param_hint="-o")
-    _check_quality(codec, options)
+    problem = encode.quality_problem(codec, options["crf"], options["preset"])
+    if problem is not None:
+        raise click.BadParameter(problem[1], param_hint=f"--{problem[0]}")
     if options["end"] is not None and options["end"] <= (options["start"] or 0):
         raise click.BadParameter("it has to come after --start", param_hint="--end")
 
@@ -217,7 +219,13 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     if options["weights"] is not None and model == pipeline.CHROMA_MODEL:
         raise click.UsageError(f"--model {pipeline.CHROMA_MODEL} takes no --weights.")
     backdrop = None
-    if kind == "composite":
+    if kind != "composite":
+        for name in ("bg_fit", "bg_end", "bg_start"):
+            if _was_given(name):
+                raise click.UsageError(f"--{name.replace('_', '-')} is for --bg.")
+        if options["audio"] in ("bg", "mix"):
+            raise click.UsageError(f"--audio {options['audio']} is for --bg.")
+    else:
         try:
             backdrop = background.parse(options["bg"])
         except ValueError as error:
@@ -252,21 +260,10 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     )
 
 
+def _was_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def _check_quality(codec_name: str, options: dict[str, Any]) -> None:
-    codec = CODECS[codec_name]
-    crf, preset = options["crf"], options["preset"]
-    if crf is not None:
-        if codec.crf is None:
-            raise click.BadParameter(f"{codec_name} has no such setting", param_hint="--crf")
-        low, high = codec.crf_range
-        if not low <= crf <= high:
-            raise click.BadParameter(
-                f"{codec_name} takes {low} to {high}, not {crf}", param_hint="--crf"
-            )
-    if preset is not None and preset not in codec.presets:
-        hint = f"one of {', '.join(codec.presets)}" if codec.presets else "none at all"
-        raise click.BadParameter(f"{codec_name} takes {hint}", param_hint="--preset")

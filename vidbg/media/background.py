@@ -443,6 +443,8 @@ class BackgroundVideo:
             # This turn shows the frames whose time, that much ahead, is in [turn, turn + 1)
             # periods. It may be none, where a period is shorter than a frame.
             stop = ceil(((turn + 1) * self.period_s - ahead_s) * rate)
+            if self._end != "loop":
+                stop = max(stop, 1)
             if stop <= first:
                 continue
             last: Planes | None = None

@@ -184,8 +184,7 @@ def damaged_error(
     info: VideoInfo, cause: str, tail: tuple[str, ...] = (), returncode: int | None = None
 ) -> DecodeError:
     """Return the error for a damaged clip, after counting what can be decoded of it."""
-    total = promised_frames(info)
-    lost = max(info.missing_frames, total - count_decodable(info))
+    total, lost = promised_frames(info), lost_frames(info)
     what = (
         f"damaged: {lost} of {total} frames would be lost"
         if lost
@@ -206,15 +205,21 @@ def promised_frames(info: VideoInfo) -> int:
     return present + info.missing_frames
 
 
+def lost_frames(info: VideoInfo) -> int:
+    """Decode a clip to nowhere and return how many of its promised frames did not come."""
+    return max(info.missing_frames, promised_frames(info) - count_decodable(info))
+
+
 def complaints_at_start(info: VideoInfo) -> int:
     """Return of how many errors FFmpeg speaks before the first frame that it can decode.
 
     A recording of a broadcast begins anywhere, mostly between two key frames. What cannot be
     decoded there is no damage, and the clip is taken to begin after it.
     """
-    node = opened_at(info, Fraction(0)).filter("showinfo", checksum=0)
+    # One thread, or complaints about later frames come between.
+    node = opened_at(info, Fraction(0), threads=1).filter("showinfo", checksum=0)
     arguments = node.output("pipe:", format="null", **{"frames:v": 1}).get_args()
-    ran = ff.run(["-nostdin", "-v", "level+info", "-threads", "1", *arguments])
+    ran = ff.run(["-nostdin", "-v", "level+info", *arguments])
     count = 0
     for line in ran.lines:
         if "showinfo" in line and " pts:" in line:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import operator
 import os
 import re
 import secrets
 import signal
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -63,13 +64,27 @@ class Output:
     overwrite: bool = False
 
 
-def default_path(source: Path, kind: str) -> Path:
-    """Return the name of a result that was not given one: ``STEM.vidbg.EXT`` beside the source."""
+def default_path(source: Path, kind: str, codec: str | None = None) -> Path:
+    """Return the name of a result that was not given one: ``STEM.vidbg.EXT`` beside the source.
+
+    Args:
+        source: The clip or picture.
+        kind: One of :data:`KINDS`.
+        codec: The codec asked for, which may need another container than the default.
+    """
     suffix = {"composite": ".mp4", "alpha": ".mov", "matte": ".mp4"}[kind]
     if source.suffix.lower() in formats.IMAGE_SUFFIXES:
         keeps = kind == "composite" and source.suffix.lower() in PICTURE_SUFFIXES
         suffix = source.suffix if keeps else ".png"
+    elif codec is not None and codec not in _offered(formats.CONTAINERS[suffix], kind):
+        carriers = (s for s, c in formats.CONTAINERS.items() if codec in _offered(c, kind))
+        suffix = next(carriers, suffix)
     return source.with_name(f"{source.stem}.vidbg{suffix}")
+
+
+def _offered(container: formats.Container, kind: str) -> tuple[str, ...]:
+    """Return the codecs that a container carries an output of this kind in."""
+    return container.alpha_codecs if kind == "alpha" else container.codecs
 
 
 def container_of(path: Path) -> formats.Container:
@@ -98,7 +113,7 @@ def choose_codec(path: Path, kind: str, wanted: str | None) -> str:
         OutputError: The container cannot carry it, or not with alpha.
     """
     container = container_of(path)
-    offered = container.alpha_codecs if kind == "alpha" else container.codecs
+    offered = _offered(container, kind)
     if not offered:
         raise OutputError(
             f"{path.suffix} cannot carry transparency",
@@ -117,9 +132,24 @@ def choose_codec(path: Path, kind: str, wanted: str | None) -> str:
     return wanted
 
 
+def quality_problem(codec_name: str, crf: int | None, preset: str | None) -> tuple[str, str] | None:
+    """Return which of the two a codec does not take, "crf" or "preset", and what it takes."""
+    codec = formats.CODECS[codec_name]
+    if crf is not None:
+        if codec.crf is None:
+            return "crf", f"{codec_name} has no such setting"
+        low, high = codec.crf_range
+        if not low <= crf <= high:
+            return "crf", f"{codec_name} takes {low} to {high}, not {crf}"
+    if preset is not None and preset not in codec.presets:
+        offered = f"one of {', '.join(codec.presets)}" if codec.presets else "none at all"
+        return "preset", f"{codec_name} takes {offered}"
+    return None
+
+
 def check_writable(path: Path, source: Path, overwrite: bool) -> None:
     """Raise :class:`OutputError` unless ``path`` can become a result of ``source``."""
-    if path.exists():
+    if os.path.lexists(path):
         try:
             same = path.samefile(source)
         except OSError:
@@ -347,7 +377,7 @@ class Sink:
         if codec.tag is not None and container.muxer in ("mp4", "mov"):
             options["tag:v"] = codec.tag
         if codec.encoder == "ffv1":
-            options["slices"] = 4 if min(self._size) >= 16 else 1  # four need four rows of chroma
+            options["slices"] = _ffv1_slices(self._size, info.format)
         if codec.encoder == "prores_ks":
             is_444 = "444" in formats.stored_pix_fmt(codec, info.format, output.kind)
             options["profile:v"] = "4444" if is_444 else "hq"
@@ -431,6 +461,35 @@ class Sink:
             returncode=self._process.returncode,
             stderr_tail=tuple(self._process.tail),
         )
+
+
+def _ffv1_slices(size: tuple[int, int], plane_format: PlaneFormat) -> int:
+    """Return the number of slices from four up with which FFmpeg's FFV1 keeps every sample.
+
+    It lets the chroma of a slice begin at the slice's first luma sample, rounded down, and be as
+    long as the slice's luma asks for, rounded up. Where that is one sample early, the frame's
+    last row or column of chroma is lost: with four slices, that of 4:2:0 of 4k + 3 columns.
+
+    Args:
+        size: Height and width in pixels.
+        plane_format: The working format.
+    """
+    height, width = size
+    for down in range(2, 8):
+        for across in range(down, 2 * down):  # the grids that FFmpeg tries, in its order
+            if _is_covered(height, down, plane_format.log2_chroma_h) and _is_covered(
+                width, across, plane_format.log2_chroma_w
+            ):
+                return down * across
+    return 1
+
+
+def _is_covered(length: int, parts: int, shift: int) -> bool:
+    """Say whether slices cover all chroma along one side, and none is a sliver."""
+    edges = [n * length // parts for n in range(parts + 1)]
+    ends = [(a >> shift) + -(-(b - a) >> shift) for a, b in itertools.pairwise(edges)]
+    wanted = [*(edge >> shift for edge in edges[1:-1]), -(-length >> shift)]
+    return length >= 8 * parts and all(map(operator.ge, ends, wanted))
 
 
 def _raw_format(kind: str, plane_format: PlaneFormat, codec: formats.Codec) -> tuple[str, int]:

@@ -32,6 +32,9 @@ STALL_TIMEOUT_S = 300.0
 EXACT_FLAGS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 _POLL_S = 0.2
 _TAIL_LINES = 40
+# PEP 383's stand-ins for undecodable bytes, and the end of the last private use plane.
+_HIDDEN = {0xDC80 + n: 0x10FF00 + n for n in range(128)}
+_SHOWN = {private: stand_in for stand_in, private in _HIDDEN.items()}
 _PIPE_BYTES = 1 << 20
 
 # Messages of level "error" that healthy files cause, by decoder bookkeeping alone.
@@ -99,8 +102,12 @@ def _version(path: str) -> tuple[int, int] | None:
 
 
 def file_url(path: Path) -> str:
-    """Return a path in the form that FFmpeg never takes for a protocol or an option."""
-    return f"file:{path}"
+    """Return a path in the form that FFmpeg never takes for a protocol or an option.
+
+    Bytes of a name that are no UTF-8 are moved to characters that nobody uses, because
+    ffmpeg-python encodes its arguments; :func:`command` moves them back.
+    """
+    return f"file:{path}".translate(_HIDDEN)
 
 
 def command(arguments: Sequence[str]) -> list[str]:
@@ -109,7 +116,8 @@ def command(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: What ffmpeg-python compiled, without the binary's name.
     """
-    return [executable(), "-hide_banner", "-nostats", "-v", "level+warning", *arguments]
+    shown = [argument.translate(_SHOWN) for argument in arguments]
+    return [executable(), "-hide_banner", "-nostats", "-v", "level+warning", *shown]
 
 
 class Process:
@@ -148,7 +156,13 @@ class Process:
         self.first_damage: str | None = None
         self.was_killed = False
         self._drain = threading.Thread(target=self._drain_stderr, name="vidbg-stderr", daemon=True)
-        self._drain.start()
+        try:
+            self._drain.start()
+        except RuntimeError as error:  # no more threads: nobody would ever end the process
+            self.kill()
+            self._popen.wait()
+            self._close_pipes()
+            raise FFmpegError(f"FFmpeg cannot be watched ({error})", path=argv[0]) from error
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is not None:
                 _prepare_pipe(pipe.fileno())
@@ -193,10 +207,7 @@ class Process:
         filled = 0
         while filled < len(buffer):
             self._await(stream.fileno(), select.POLLIN if hasattr(select, "POLLIN") else 0)
-            try:
-                count = stream.readinto(buffer[filled:])  # type: ignore[attr-defined]
-            except ValueError:  # closed by kill() in another thread
-                return filled
+            count = stream.readinto(buffer[filled:])  # type: ignore[attr-defined]
             if count is None:
                 continue
             if count == 0:
@@ -217,10 +228,7 @@ class Process:
         sent = 0
         while sent < len(chunk):
             self._await(stream.fileno(), select.POLLOUT if hasattr(select, "POLLOUT") else 0)
-            try:
-                sent += stream.write(chunk[sent:]) or 0
-            except BlockingIOError:
-                continue
+            sent += stream.write(chunk[sent:]) or 0  # None where there is no room after all
 
     def _await(self, fd: int, event: int) -> None:
         """Wait until a pipe is ready, in steps short enough for signals to be handled."""
@@ -285,6 +293,9 @@ class Process:
         self.kill()
         self._popen.wait()
         self._drain.join(5)
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
         for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):

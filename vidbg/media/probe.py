@@ -113,7 +113,7 @@ _RANGES = {1: "tv", 2: "pc"}
 _MICROSECOND = Fraction(1, 1_000_000)
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: str | Path) -> VideoInfo:
     """Return what a clip is.
 
     Reads headers and all packet headers, and decodes the first frame.
@@ -125,6 +125,7 @@ def probe(path: Path) -> VideoInfo:
         InputError: The file is missing, unreadable, empty, a playlist, or holds no video.
         DecodeError: Its first frame cannot be decoded.
     """
+    path = Path(path)
     check_readable(path)
     with _opened(path) as container:
         return _probe_container(path, container)
@@ -147,10 +148,6 @@ def check_readable(path: Path) -> None:
         raise InputError("the file is empty", path=path)
     if head.startswith(_PLAYLIST_HEADS):
         raise _playlist_error(path)
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise InputError("its name is not valid UTF-8", path=path, hint="Rename it") from error
 
 
 def _playlist_error(path: Path) -> InputError:
@@ -164,7 +161,7 @@ def _opened(path: Path) -> Iterator[InputContainer]:
     # A whitelist of protocols, and no pattern matching in names: "a%03d.png" is one file.
     options = {"protocol_whitelist": "file", "pattern_type": "none"}
     try:
-        container = av.open(ff.file_url(path), options=options, metadata_errors="replace")
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise InputError(
@@ -480,7 +477,7 @@ def _first_frame(
     start = re.search(r"Duration: .*?, start: (-?[\d.]+)", described)
     # What FFmpeg says of this stream, up to what it says of the next.
     ours = re.search(rf"Stream #0:{stream_index}\b.*?(?=Stream #|\Z)", described, re.DOTALL)
-    matrix = re.search(r"displaymatrix: rotation of (-?[\d.]+)", ours[0] if ours else "")
+    matrix = re.search(r"(?i)display ?matrix: rotation of (-?[\d.]+)", ours[0] if ours else "")
     pix_fmt, location, sar_num, sar_den, width, height, fields = frame.groups()
     tick_s = Fraction(int(ticks[1]), int(ticks[2]))
     gaps = [b - a for a, b in pairwise(times) if b > a]

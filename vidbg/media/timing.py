@@ -22,6 +22,8 @@ _MAX_DENOMINATOR = 1001
 _MAX_RATE = 1000
 # Fewer stamps than this cannot show that their first or last strays from the others.
 _MIN_STAMPS_FOR_STRAYS = 5
+# Nor fewer than this that their mean distance is what they are meant to have.
+_MIN_STAMPS_FOR_MEAN = 12
 # Time stamps of Matroska and WebM are whole milliseconds, those of FLV too; what is typed
 # on a command line is rarely finer.
 _TYPED_TOLERANCE_S = Fraction(1, 2000)
@@ -55,6 +57,7 @@ class _Grid:
         self.unit = ticks_per_frame.denominator
         begin = stamps[0]
         errors = [(stamp - begin) * self.unit - k * self.step for k, stamp in enumerate(stamps)]
+        self._count = len(errors)
         self._first, self._last = errors[0], errors[-1]
         inner = errors[1:-1] if len(errors) >= _MIN_STAMPS_FOR_STRAYS else errors
         self.low, self.high = min(inner), max(inner)
@@ -90,9 +93,10 @@ class _Grid:
         """Every stamp lies within a quarter frame of the grid.
 
         For rates that are the mean of the very stamps: a clip that lacks one frame lies
-        within half a frame of a grid that is a little slower.
+        within half a frame of a grid that is a little slower, and a few stamps within a
+        quarter of some grid or other.
         """
-        return self.holds(self.step // 2)
+        return self._count >= _MIN_STAMPS_FOR_MEAN and self.holds(self.step // 2)
 
     def origin_ticks(self) -> Fraction:
         """Return where frame 0 belongs, in ticks after the first stamp.
@@ -100,9 +104,13 @@ class _Grid:
         That is the first stamp itself where all others are within half a frame of the grid
         that starts there, else the middle of what the others say.
         """
-        if 2 * self.high <= self.step and -2 * self.low <= self.step:
+        low = min(self.low, self._first, self._last)
+        high = max(self.high, self._first, self._last)
+        if high - low > self.step:  # the first or the last one strays
+            low, high = self.low, self.high
+        if 2 * high <= self.step and -2 * low <= self.step:
             return Fraction(0)
-        return Fraction(self.high + self.low, 2 * self.unit)
+        return Fraction(high + low, 2 * self.unit)
 
 
 def regular_rate(
