@@ -208,6 +208,8 @@ def test_late_sound_and_late_pictures_stay_in_step(
     assert abs(late_s) <= tolerance_s(path)
     end_s = float(stream_facts(path).audio[0].end - stream_facts(path).start)
     assert end_s == pytest.approx(2.5 - lead_s, abs=0.025 + OPUS_EARLY_S)
+    # What is heard before the pictures is not cut off.
+    assert heard(path)[1][0] <= heard(source)[1][0] + 0.002
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
@@ -665,6 +667,20 @@ def test_a_mix_has_the_wider_layout_of_both(
     # lavfi gives the sweep to the first channel alone.
     share = (samples[0] * voice(times_s))[part].sum() / (voice(times_s)[part] ** 2).sum()
     assert share == pytest.approx(1, abs=0.1)
+
+
+def test_a_mix_has_the_layout_of_a_wider_background(
+    tmp_path: Path, speaking: Path, clips_dir: Path
+) -> None:
+    backdrop = make_clip(
+        clips_dir / "wide.mov",
+        frames=10,
+        audio="pcm_s16le",
+        audio_source=sweep_source(*MUSIC, c="stereo"),
+    )
+    behind = audio.BackgroundSound(probe(backdrop), Fraction(0), True)
+    path = write(tmp_path / "out.mp4", speaking, sound="mix", background=behind)
+    assert stream_facts(path).audio[0].channels == 2
 
 
 def test_a_mix_keeps_the_other_tracks(

@@ -676,12 +676,16 @@ def noisy_clip(path: Path, codec: str, *options: str) -> Path:
     )
 
 
+# Three of four frames, though noise gains nothing by them.
+B_FRAMES = ("-bf", "3", "-b_strategy", "0", "-sc_threshold", "0")
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [
         ("faststart.mp4", "libx264", ("-movflags", "+faststart", "-bf", "0")),
-        ("b-frames.mp4", "libx264", ("-movflags", "+faststart", "-bf", "3")),
-        ("clip.mkv", "libx264", ("-bf", "3")),
+        ("b-frames.mp4", "libx264", ("-movflags", "+faststart", *B_FRAMES)),
+        ("b-frames.mkv", "libx264", B_FRAMES),
         ("clip.webm", "libvpx-vp9", ()),
         ("intra.mkv", "ffv1", ("-slicecrc", "1")),
         ("clip.avi", "mjpeg", ("-pix_fmt", "yuvj420p")),
@@ -751,6 +755,12 @@ def test_a_lost_frame_is_bridged_and_the_clock_kept(tmp_path: Path) -> None:
     assert bridged == [0, 1, 2, 3, 4, 4, 6, 7, 8, 9, 10, 11]
     assert kept.damage
     assert numbers(info, allow_damaged=True, first=4, stop=8) == [4, 4, 6, 7]
+
+
+def test_an_early_first_frame_does_not_shift_the_clock_of_a_damaged_clip(tmp_path: Path) -> None:
+    durations = ["68/1000", *["1/25"] * 19]
+    info = probe(make_clip(tmp_path / "clip.mp4", frames=20, durations=durations))
+    assert numbers(info, allow_damaged=True) == list(range(20))
 
 
 def without_packets(path: Path, begin: float, count: int) -> Path:

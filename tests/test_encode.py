@@ -476,6 +476,26 @@ def test_rgb_becomes_tagged_bt709(tmp_path: Path, source: Path, rgb: tuple[int, 
         assert np.abs(plane - code).max() <= 0.75
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "tolerance"),
+    [("h264", ".mp4", 0), ("ffv1", ".mkv", 0), ("hevc", ".mov", 2), ("vp9", ".webm", 2)],
+)
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
+def test_full_range_is_not_squeezed(
+    tmp_path: Path, source: Path, codec: str, suffix: str, tolerance: int, pix_fmt: str
+) -> None:
+    info = clip_info(source, pix_fmt, colour=Colour("pc", "bt709"))
+    top = (1 << info.format.depth) - 1
+    for code in (0, top):
+        options = {"crf": 0} if codec == "h264" else {}
+        planes = flat(info, (code, top // 4, top // 2 + 1))
+        path = write(tmp_path / f"{code}{suffix}", info, planes, codec=codec, **options)
+        assert stream_facts(path).colour_range == 2
+        luma = decode_planes(path)[0]
+        stored_top = (1 << plane_depth(path)) - 1
+        assert np.abs(luma / stored_top - code / top).max() <= tolerance / 255
+
+
 def test_what_an_rgb_clip_says_of_its_light_is_kept(tmp_path: Path, source: Path) -> None:
     info = clip_info(source, "gbrp", colour=Colour("pc", "gbr", "bt709", "iec61966-2-1"))
     facts = stream_facts(write(tmp_path / "out.mp4", info, flat(info, (9, 9, 9))))
@@ -530,6 +550,19 @@ def test_odd_sizes_stay_where_the_codec_has_them(
     planes = flat(info, (90, 128, 128))
     facts = stream_facts(write(tmp_path / f"out{suffix}", info, planes, codec=codec))
     assert (facts.width, facts.height) == size
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le", "yuv411p", "yuv440p", "gbrp"])
+def test_alpha_of_odd_size(tmp_path: Path, source: Path, pix_fmt: str) -> None:
+    info = clip_info(source, pix_fmt, width=7, height=5, colour=Colour("tv", "bt709"))
+    codes = 120 << info.format.depth - 8
+    alpha = np.full((2, 5, 7), np.iinfo(alpha_ramp(info).dtype).max // 3, alpha_ramp(info).dtype)
+    path = write(tmp_path / "a.webm", info, flat(info, (codes,) * 3), alpha, kind="alpha")
+    wanted = to_bt709(*map(np.array, (120, 120, 120))) if pix_fmt == "gbrp" else (120, 120, 120)
+    decoded = decode_planes(path, decoder="libvpx-vp9")
+    assert decoded[3].shape == (2, 6, 8)
+    for plane, code in zip(decoded, (*wanted, 85), strict=True):
+        assert np.abs(plane - code).max() <= 1.5
 
 
 def test_a_matte_of_odd_size(tmp_path: Path, source: Path) -> None:
@@ -769,6 +802,15 @@ def test_a_killed_encoder_is_an_error(tmp_path: Path, source: Path, batches_afte
     assert left_in(tmp_path) == []
 
 
+def test_a_result_without_frames_is_an_error(tmp_path: Path, source: Path) -> None:
+    with (
+        pytest.raises(EncodeError, match="no frame"),
+        sink_for(tmp_path / "a.mp4", clip_info(source)),
+    ):
+        pass
+    assert left_in(tmp_path) == []
+
+
 def test_a_missing_encoder_is_an_error(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -929,6 +971,38 @@ def test_formats_are_refused_before_the_work() -> None:
         encode.choose_codec(Path("a.webm"), "composite", "prores")
     with pytest.raises(OutputError, match="with transparency"):
         encode.choose_codec(Path("a.mkv"), "alpha", "h264")
+
+
+def test_a_codec_chooses_its_container() -> None:
+    for codec, kind, wanted in (
+        ("prores", "composite", ".mov"),
+        ("ffv1", "composite", ".mkv"),
+        ("h264", "composite", ".mp4"),
+        ("vp9", "alpha", ".mkv"),
+        ("ffv1", "matte", ".mkv"),
+    ):
+        path = encode.default_path(Path("clip.mp4"), kind, codec)
+        assert path == Path(f"clip.vidbg{wanted}")
+        assert encode.choose_codec(path, kind, codec) == codec
+
+
+@pytest.mark.parametrize(
+    ("codec", "crf", "preset", "wanted"),
+    [
+        ("h264", 0, "slow", None),
+        ("h264", 52, None, "crf"),
+        ("av1", 63, "13", None),
+        ("prores", 10, None, "crf"),
+        ("ffv1", None, "slow", "preset"),
+        ("vp9", None, "veryfast", "preset"),
+        ("prores", None, None, None),
+    ],
+)
+def test_settings_that_a_codec_does_not_have(
+    codec: str, crf: int | None, preset: str | None, wanted: str | None
+) -> None:
+    problem = encode.quality_problem(codec, crf, preset)
+    assert (None if problem is None else problem[0]) == wanted
 
 
 def test_results_without_a_name() -> None:

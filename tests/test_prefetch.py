@@ -78,20 +78,25 @@ def test_items_are_let_go_once_given_away() -> None:
     class Item:
         pass
 
-    made: list[weakref.ref[Item]] = []
+    kept: list[bool] = []
+    given_up = threading.Event()
 
     def items() -> Iterator[Item]:
-        for _ in range(3):
-            item = Item()
-            made.append(weakref.ref(item))
-            yield item
-            del item
+        item = Item()
+        earlier = weakref.ref(item)
+        yield item
+        del item
+        assert given_up.wait(20)
+        gc.collect()
+        kept.append(earlier() is not None)
+        yield Item()
 
     with Prefetch(items(), 1) as ahead:
-        for item in ahead:
-            del item
-            gc.collect()
-        assert [kept() for kept in made] == [None, None, None]
+        item = next(ahead)
+        del item
+        given_up.set()
+        next(ahead)
+    assert kept == [False]
 
 
 def test_an_error_comes_after_the_items_before_it_with_its_traceback() -> None:

@@ -184,11 +184,13 @@ AWKWARD_NAMES = [
 @pytest.mark.parametrize("name", AWKWARD_NAMES)
 def test_names_are_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for other in ("a000.png", "a001.png", "0.png", "1.png", "ab.png", "a1b.png"):
+        picture(mode="L").save(tmp_path / other)  # what the name would mean as a pattern
     made = picture()
     made.save(tmp_path / name, "PNG")
     for path in (tmp_path / name, Path(name)):
         info = probe(path)
-        assert info.is_image
+        assert (info.is_image, info.frame_count) == (True, 1)
         (batch,) = FrameReader(info)
         green, blue, red = (plane[0] for plane in batch.planes)
         np.testing.assert_array_equal(np.stack([red, green, blue], -1), np.asarray(made))

@@ -417,6 +417,8 @@ class Sink:
             self._part.unlink(missing_ok=True)
 
     def _finish(self) -> None:
+        if not self.frames_written:
+            raise EncodeError("no frame was written", path=self.output.path)
         try:
             self._process.close_stdin()
             status = self._wait()

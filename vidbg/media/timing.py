@@ -102,12 +102,10 @@ class _Grid:
         """Return where frame 0 belongs, in ticks after the first stamp.
 
         That is the first stamp itself where all others are within half a frame of the grid
-        that starts there, else the middle of what the others say.
+        that starts there, else the middle of what the others say. The first may come early
+        and the last late: no frame can be taken for a neighbour of theirs on that side.
         """
-        low = min(self.low, self._first, self._last)
-        high = max(self.high, self._first, self._last)
-        if high - low > self.step:  # the first or the last one strays
-            low, high = self.low, self.high
+        low, high = min(self.low, self._last), max(self.high, self._first)
         if 2 * high <= self.step and -2 * low <= self.step:
             return Fraction(0)
         return Fraction(high + low, 2 * self.unit)
