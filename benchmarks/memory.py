@@ -70,14 +70,17 @@ def peak_of(argv: list[str]) -> tuple[float, float]:
     root = psutil.Process(process.pid)
     peak = 0
     while process.poll() is None:
+        total = 0
         try:
+            name = root.name()
             tree = [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             break
-        total = 0
         for member in tree:
             try:
-                total += member.memory_info().rss
+                # A child between fork and exec shows its parent's pages as its own.
+                if member == root or member.name() != name:
+                    total += member.memory_info().rss
             except psutil.NoSuchProcess:
                 continue
         peak = max(peak, total)
