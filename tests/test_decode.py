@@ -533,8 +533,10 @@ LONG_CLIPS: dict[str, dict[str, Any]] = {
 
 
 @cache
-def long_clip(folder: Path, name: str) -> tuple[VideoInfo, list[int]]:
+def whole(clips_dir: Path, name: str) -> tuple[VideoInfo, list[int]]:
     """Return a long clip and the frame numbers of all of it."""
+    folder = clips_dir / "long"
+    folder.mkdir(exist_ok=True)
     info = probe(make_clip(folder / name, frames=LONG, **LONG_CLIPS[name]))
     return info, numbers(info, batch_size=100)
 
@@ -545,7 +547,7 @@ def long_clip(folder: Path, name: str) -> tuple[VideoInfo, list[int]]:
 def test_part_of_a_clip_is_what_decoding_all_of_it_gives(
     clips_dir: Path, name: str, data: st.DataObject
 ) -> None:
-    info, everything = long_clip(clips_dir, name)
+    info, everything = whole(clips_dir, name)
     if not info.is_vfr:
         assert everything == list(range(LONG))
     first = data.draw(st.integers(1, len(everything) - 1))
@@ -554,10 +556,10 @@ def test_part_of_a_clip_is_what_decoding_all_of_it_gives(
 
 
 def test_reading_from_the_middle_seeks(clips_dir: Path) -> None:
-    info, _ = long_clip(clips_dir, "b-frames.mp4")
+    info, _ = whole(clips_dir, "b-frames.mp4")
     arguments = FrameReader(info, first=400)._arguments()
     assert arguments[arguments.index("-ss") + 1] == "11.000000"
-    ts, _ = long_clip(clips_dir, "open gop.ts")
+    ts, _ = whole(clips_dir, "open gop.ts")
     assert "-ss" not in FrameReader(ts, first=400)._arguments()
 
 
@@ -711,6 +713,16 @@ def test_a_file_cut_short_lacks_the_frames_that_are_not_in_it(
     kept = FrameReader(info, batch_size=16, allow_damaged=True)
     assert sum(len(batch) for batch in kept) == info.frame_count
     assert kept.damage
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.mp4"])
+def test_missing_frames_are_those_stored_later_too(name: str, tmp_path: Path) -> None:
+    """B-frames follow the frame that is shown after them: a cut leaves holes before its end."""
+    whole = noisy_clip(tmp_path / name, "libx264", *B_FRAMES, "-movflags", "+faststart")
+    content = whole.read_bytes()
+    for share in (0.5, 0.55, 0.58, 0.62, 0.65, 0.7):
+        whole.write_bytes(content[: int(len(content) * share)])
+        assert promised_frames(probe(whole)) == 50
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,10 @@ from clips import (
 from numpy.typing import NDArray
 from PIL import Image
 
-from vidbg.errors import EncodeError, OutputError
+from vidbg.errors import EncodeError, FFmpegError, OutputError
 from vidbg.frames import Colour, PlaneFormat, VideoInfo
 from vidbg.media import audio, encode, formats
+from vidbg.media import ffmpeg as ff
 from vidbg.media.encode import Output, Sink
 
 PLAIN = (
@@ -799,6 +800,19 @@ def test_a_killed_encoder_is_an_error(tmp_path: Path, source: Path, batches_afte
         be_killed()
     assert "Killed" in one_line(caught.value, path)
     assert caught.value.returncode == -signal.SIGKILL
+    assert left_in(tmp_path) == []
+
+
+def test_an_ffmpeg_that_does_not_start_is_an_error(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise FFmpegError("FFmpeg cannot be started")
+
+    info = clip_info(source)
+    monkeypatch.setattr(ff, "Process", refuse)
+    with pytest.raises(EncodeError, match=r"a\.mp4: FFmpeg cannot be started"):
+        sink_for(tmp_path / "a.mp4", info)
     assert left_in(tmp_path) == []
 
 

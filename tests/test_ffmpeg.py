@@ -189,7 +189,7 @@ def test_a_process_that_neither_takes_nor_gives_is_given_up(
 
 
 def test_slow_is_not_stalled(as_ffmpeg: MakeProgram, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ff, "STALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(ff, "STALL_TIMEOUT_S", 1.5)
     as_ffmpeg("for n in 1 2 3 4 5 6; do printf x; sleep 0.3; done")
     with ff.Process([], reads=True) as process:
         assert process.read_into(memoryview(bytearray(100))) == 6

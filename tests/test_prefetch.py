@@ -188,6 +188,20 @@ def test_closing_lets_a_waiting_consumer_go() -> None:
     assert len(outcome) == 1
 
 
+def test_a_source_that_does_not_stop_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vidbg.prefetch._JOIN_S", 0.1)
+    release = threading.Event()
+
+    def stubborn() -> Iterator[int]:
+        yield int(release.wait(20))
+
+    Prefetch(stubborn(), 1, "stubborn").close()
+    release.set()
+    assert caplog.messages == ["vidbg-stubborn did not stop within 0.1 seconds"]
+
+
 def test_stages_behind_each_other_close_upstream_first() -> None:
     source = Blocked()
     first = Prefetch(source, 1, "first")

@@ -163,6 +163,16 @@ def test_a_single_frame_has_the_stated_rate() -> None:
     assert regular_rate([7], MILLISECOND, [None, Fraction(30)]) == 30
 
 
+@pytest.mark.parametrize("stamps", [[0, 3_600_000], [0, 3_600_000, 9_000_000, 9_000_040]])
+def test_frames_hours_apart_have_a_rate(stamps: list[int]) -> None:
+    rate = regular_rate(stamps, MILLISECOND, [None])
+    if rate is None:
+        rate = resampling_rate(stamps, MILLISECOND, None)
+    assert rate >= Fraction(1, 1001)
+    count = resampled_count(stamps[-1] * MILLISECOND, rate)
+    assert count >= len(stamps)
+
+
 def test_frames_at_one_time_have_no_rate() -> None:
     assert regular_rate([5, 5, 5], MILLISECOND, [Fraction(25)]) is None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -99,6 +102,8 @@ class Prefetch(Generic[T]):
         if cancel is not None:
             cancel()
         self._thread.join(_JOIN_S)
+        if self._thread.is_alive():
+            logger.warning("%s did not stop within %g seconds", self._thread.name, _JOIN_S)
 
     def __enter__(self) -> Self:
         return self

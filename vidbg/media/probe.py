@@ -53,6 +53,8 @@ _HEIF_BRANDS = frozenset({"heic", "heix", "heim", "heis", "mif1", "avif"})
 # Where time stamps may jump because recordings were joined; FFmpeg closes the gap then.
 _JOINED = frozenset({"mpegts", "mpeg"})
 _FRAMES_LOOKED_AT = 4
+# As many frames as any codec stores ahead of one that is shown before them.
+_REORDERED = 17
 _JUMP_AHEAD_S, _JUMP_BACK_S = 10, Fraction(1, 10)
 _TEXT_SUBTITLES = frozenset(
     {
@@ -422,8 +424,9 @@ def _missing_frames(
     if lost_s <= max(Fraction(1, 2), 3 / rate):
         return 0
     # The last frames that are there may lack some between them, which were stored later.
-    span_s = packets.end_s - packets.stamps[0] * Fraction(stream.time_base)
-    return max(1, round((lost_s + span_s) * rate) - times.frame_count)
+    last = packets.stamps[-_REORDERED:]
+    span_s = packets.end_s - last[0] * Fraction(stream.time_base)
+    return max(1, round(lost_s * rate) + max(0, round(span_s * rate) - len(last)))
 
 
 @dataclass(frozen=True, slots=True)

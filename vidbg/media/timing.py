@@ -38,7 +38,7 @@ def snap_rate(rate: Fraction) -> Fraction:
     nearest = min(STANDARD_RATES, key=lambda standard: abs(standard - rate))
     if abs(nearest - rate) <= rate / 200:
         return nearest
-    return rate.limit_denominator(_MAX_DENOMINATOR)
+    return max(rate.limit_denominator(_MAX_DENOMINATOR), Fraction(1, _MAX_DENOMINATOR))
 
 
 class _Grid:
@@ -180,7 +180,7 @@ def _simplest_rate(frames: int, span: int, time_base: Fraction) -> Fraction:
         numerator = ceil(low * denominator)
         if 0 < numerator <= high * denominator:
             return Fraction(numerator, denominator)
-    return (frames / (span * time_base)).limit_denominator(_MAX_DENOMINATOR)
+    return snap_rate(frames / (span * time_base))
 
 
 def typical_rate(stamps: Sequence[int], time_base: Fraction) -> Fraction:
