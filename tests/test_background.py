@@ -900,9 +900,10 @@ def test_a_damaged_background_goes_on_with_a_word(
     assert "the background is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("frames_before", [0, 3])
-def test_cancelling_ends_at_once(plain_clip: Path, frames_before: int) -> None:
-    shown = BackgroundVideo(probe(plain_clip), target(size=(640, 480)))
+@pytest.mark.parametrize("frames_before", [0, 3, 20])
+@pytest.mark.parametrize("end", background.ENDS)
+def test_cancelling_ends_at_once(plain_clip: Path, end: str, frames_before: int) -> None:
+    shown = BackgroundVideo(probe(plain_clip), target(size=(320, 240)), end=end)
     seen: list[int] = []
     ended = threading.Event()
 
@@ -919,6 +920,19 @@ def test_cancelling_ends_at_once(plain_clip: Path, frames_before: int) -> None:
     shown.cancel()
     assert ended.wait(5)
     thread.join()
+
+
+def test_cancelling_before_the_first_frame_is_no_error(
+    plain_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = BackgroundVideo(probe(plain_clip), target())
+
+    def cancelled(*arguments: object, **options: object) -> Iterator[None]:
+        shown.cancel()
+        return iter(())
+
+    monkeypatch.setattr(background, "read_batches", cancelled)
+    assert list(shown) == []
 
 
 def test_closing_early_ends_the_decoder(tmp_path: Path) -> None:

@@ -288,6 +288,12 @@ def test_version_and_module(tmp_path: Path) -> None:
     assert module.stdout == f"vidbg {package.__version__}\n"
 
 
+def heed_signals() -> None:
+    """Undo what nohup or a shell's background jobs hand down: signals that are ignored."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 @pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -302,6 +308,7 @@ def test_a_signal_ends_the_job_and_leaves_nothing(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_signals,
     )  # fmt: skip
     assert job.stdout is not None
     for line in job.stdout:

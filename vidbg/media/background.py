@@ -458,11 +458,15 @@ class BackgroundVideo:
             if self._cancelled or last is None:
                 return
             if self._end == "hold" or self.info.frame_count == 1:
-                yield from itertools.repeat(last)
+                yield from self._forever(last)
             yield from itertools.repeat(last, stop - first - shown)
             if self._end == "black":
-                yield from itertools.repeat(_black(self._target))
+                yield from self._forever(_black(self._target))
             first = stop
+
+    def _forever(self, planes: Planes) -> Iterator[Planes]:
+        while not self._cancelled:
+            yield planes
 
     def _one_turn(self, offset_s: Fraction) -> Iterator[Planes]:
         """Yield what is on screen at our rate, from ``offset_s`` after the background's start."""
