@@ -13,8 +13,9 @@ import pytest
 import vidbg
 
 PACKAGE = Path(vidbg.__file__).parent
-HEAVY = {"torch", "cv2", "numpy", "av", "PIL", "safetensors", "ffmpeg"}
+HEAVY = {"torch", "cv2", "numpy", "av", "PIL", "safetensors", "ffmpeg", "onnx", "matplotlib"}
 CONSOLE = {"click", "tqdm"}
+NETWORKS = {f"matting.{name}" for name in ("u2net", "vidbgnet", "resnet_unet", "segmenter")}
 
 # From what only others build on to what builds on all others. A module imports from lower
 # layers, or from those of its own layer that are named beside it.
@@ -29,7 +30,15 @@ LAYERS: list[dict[str, set[str]]] = [
         "media.timing": set(),
         "matting.__init__": set(),
         "matting.u2net": set(),
+        "matting.vidbgnet": {"matting.u2net"},
+        "matting.resnet_unet": set(),
         "matting.weights": set(),
+        "matting.architectures": {
+            "matting.u2net",
+            "matting.vidbgnet",
+            "matting.resnet_unet",
+            "matting.weights",
+        },
         "temporal.__init__": set(),
         "temporal.scenes": set(),
         "temporal.flow": set(),
@@ -47,6 +56,18 @@ LAYERS: list[dict[str, set[str]]] = [
     {"media.probe": set(), "media.audio": set(), "media.decode": set()},
     {"media.background": set(), "media.encode": set()},
     {"pipeline": set()},
+    {
+        "training.__init__": set(),
+        "training.datasets": set(),
+        "training.bank": {"training.datasets"},
+        "training.augment": {"training.bank"},
+        "training.losses": {"training.augment"},
+        "training.metrics": set(),
+        "training.teacher": set(),
+        "training.export": set(),
+    },
+    {"training.loop": set()},
+    {"training.record": set()},
     # What follows is the command line; its files import each other.
     {"cli": {"cli"}, "__main__": {"cli"}},
 ]
@@ -128,9 +149,10 @@ def test_imports_point_one_way(name: str, path: Path) -> None:
 def test_libraries_stay_where_they_belong(name: str, path: Path) -> None:
     everywhere = {full.split(".")[0] for full in imports(path)}
     at_once = {full.split(".")[0] for full in imports(path, outside_functions=True)}
-    if name not in ("matting.u2net", "matting.segmenter", "matting.weights"):
+    if not name.startswith(("matting.", "training.")):
         assert "torch" not in everywhere
-    if name not in ("matting.u2net", "matting.segmenter"):  # themselves imported when needed
+    # Modules that hold networks are themselves imported when needed.
+    if not name.startswith("training.") and name not in NETWORKS:
         assert "torch" not in at_once
     if not name.startswith("cli."):
         assert not everywhere & CONSOLE
@@ -180,7 +202,15 @@ def test_the_pipeline_loads_no_network_before_it_needs_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["run", "--help"], ["probe", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["probe", "--help"],
+        ["models", "--help"],
+        ["export", "--help"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (

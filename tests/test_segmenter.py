@@ -9,13 +9,14 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import random_network, random_u2netp
+from checkpoints import built, random_network, random_u2netp, randomise
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -143,6 +144,15 @@ def test_folding_batch_norm_changes_nothing_but_the_work() -> None:
         torch.testing.assert_close(folded(x), random_network().double()(x), rtol=0, atol=1e-10)
 
 
+def test_batch_norm_of_every_block_of_vidbg_s_is_folded() -> None:
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)).double()
+    folded, plain = (randomise(built("vidbg-s")).double() for _ in range(2))
+    segmenter_module._fold_batch_norm(folded)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), plain(x), rtol=0, atol=1e-10)
+
+
 def test_a_batch_of_n_equals_n_of_one(segmenter: NetworkSegmenter) -> None:
     rgb = pictures(5)
     singly = np.concatenate([segmenter(rgb[n : n + 1]) for n in range(5)])
@@ -257,6 +267,17 @@ def test_weights_that_overflow_in_half_precision_stay_in_fp32(
         "the weights of loud overflow in fp16: using fp32"
     ]
     np.testing.assert_allclose(half(pictures(1)), reference_matte(twin, pictures(1)), atol=0.02)
+
+
+def test_statistics_that_overflow_in_half_precision_stay_in_fp32() -> None:
+    # Batch norm that no convolution of ours precedes is not folded: it has to fit as it is.
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.BatchNorm2d(1))
+    network[1].running_var.fill_(1e5)
+    network[1].num_batches_tracked.fill_(10**6)  # a count, which is not converted
+    cpu = torch.device("cpu")
+    assert NetworkSegmenter(network, spec_of("u2netp"), "odd", cpu, "fp16").precision == "fp32"
+    network[1].running_var.fill_(6e4)
+    assert NetworkSegmenter(network, spec_of("u2netp"), "odd", cpu, "fp16").precision == "fp16"
 
 
 def test_output_that_is_not_finite_is_an_error() -> None:
@@ -437,8 +458,51 @@ def test_an_unknown_model_is_named_with_the_known_ones() -> None:
 
 
 def test_a_file_of_another_architecture_than_asked_for(checkpoint: Path) -> None:
-    with pytest.raises(WeightsError, match="holds a u2netp, but the model asked for is a u2net"):
+    with pytest.raises(WeightsError, match="holds a u2netp, but what was asked for is a u2net"):
         load_segmenter("u2net", weights=checkpoint, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "side_px"), [("vidbg-s", 320), ("u2netp", 320), ("unet-resnet34", 256)]
+)
+def test_weights_of_every_architecture_run(tmp_path: Path, name: str, side_px: int) -> None:
+    network = randomise(built(name))
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    mine = load_segmenter(weights=tmp_path / "mine.pth", device="cpu")
+    assert mine.name == "mine"
+    assert mine.input_size(500, 500) == (side_px, side_px)
+    rgb = pictures(2)
+    expected = reference_matte(network, rgb)
+    assert expected.std() > 0.001
+    np.testing.assert_allclose(mine(rgb), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_the_size_of_training_is_taken_from_the_file(tmp_path: Path, ending: str) -> None:
+    path, state_dict = tmp_path / f"mine{ending}", random_network().state_dict()
+    if ending == ".pth":
+        torch.save({"model": state_dict, "input_side_px": 192}, path)
+    else:
+        save_file(state_dict, path, {"input_side_px": "192"})
+    for model_name in (None, "u2netp"):
+        mine = load_segmenter(model_name, weights=path, device="cpu")
+        assert mine.input_size(500, 500) == (192, 192)
+
+
+def test_a_default_below_target_says_so_unless_it_was_chosen(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = replace(spec_of("u2netp"), below_target="its mean J is 88 % of that of others")
+    monkeypatch.setattr(segmenter_module, "spec_of", lambda name: short)
+    monkeypatch.setattr(segmenter_module, "ensure", lambda name, progress: checkpoint)
+    with caplog.at_level(logging.INFO):
+        load_segmenter("u2netp", device="cpu")
+        load_segmenter(weights=checkpoint, device="cpu")
+        assert caplog.messages == []
+        load_segmenter(device="cpu")
+    (message,) = caplog.messages
+    assert "its mean J is 88 % of that of others" in message
+    assert "--model u2netp (downloads 4.7 MB once)" in message
 
 
 Edit = Callable[[dict[str, torch.Tensor]], object]
@@ -460,7 +524,7 @@ Edit = Callable[[dict[str, torch.Tensor]], object]
             lambda d: [d.pop(f"side{n}.bias") for n in range(1, 7)],
             r"side1.bias is missing, and 5 more$",
         ),
-        (lambda d: d.pop("outconv.weight"), "is not a U-2-Net: expected .* found 797 tensors"),
+        (lambda d: d.pop("outconv.weight"), "none of the networks vidbg-s, .* found 797 tensors"),
     ],
 )
 def test_checkpoints_that_do_not_fit_name_the_first_difference(

@@ -6,6 +6,7 @@ Downloads come from a server on this machine that can be told to misbehave.
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import json
 import os
 import pickle
@@ -33,7 +34,7 @@ from safetensors.torch import save_file
 from vidbg.cli.models import models
 from vidbg.errors import WeightsError
 from vidbg.matting import weights
-from vidbg.matting.u2net import U2NET, U2NETP
+from vidbg.matting.architectures import NAMES
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 
@@ -149,13 +150,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_registry_is_complete_and_well_formed() -> None:
     registry = weights.registry()
-    assert set(registry) == {"u2net", "u2netp", "u2net_human_seg"}
+    assert {"u2net", "u2netp", "u2net_human_seg"} <= set(registry)
     assert next(iter(registry)) == weights.default_model()
     for name, spec in registry.items():
         assert spec.name == name
-        assert spec.architecture in ("u2net", "u2netp")
-        assert spec.file == f"{name}.pth"
-        assert spec.urls
+        assert spec.architecture in NAMES
+        assert Path(spec.file).stem == name
+        assert bool(spec.urls) != spec.embedded
         assert all(url.startswith("https://") for url in spec.urls)
         assert re.fullmatch("[0-9a-f]{64}", spec.sha256)
         assert spec.licence == "Apache-2.0"
@@ -539,6 +540,120 @@ def test_a_killed_download_leaves_no_file_under_the_final_name(
     assert server.asked[-1] == "bytes=600000-"
 
 
+# Embedded
+
+
+TINY = replace(
+    weights.spec_of("u2netp"),
+    name="tiny",
+    file="tiny.safetensors",
+    urls=(),
+    size_bytes=len(CONTENT),
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    embedded=True,
+)
+
+
+@pytest.fixture
+def package(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package folder whose registry has u2netp and, as default, a model that is embedded."""
+    path = tmp_path / "package"
+    path.mkdir()
+    document = json.loads((weights.package_dir() / "registry.json").read_text(encoding="utf-8"))
+    entry = document["models"]["u2netp"] | {
+        "file": TINY.file,
+        "size_bytes": TINY.size_bytes,
+        "sha256": TINY.sha256,
+        "embedded": True,
+    }
+    del entry["urls"]
+    models = {"tiny": entry, "u2netp": document["models"]["u2netp"]}
+    text = json.dumps({"default": "tiny", "models": models})
+    (path / "registry.json").write_text(text, encoding="utf-8")
+    (path / TINY.file).write_bytes(CONTENT)
+    monkeypatch.setattr(weights, "package_dir", lambda: path)
+    monkeypatch.setattr(weights, "fetch", lambda *a: pytest.fail("went to the network"))
+    weights._registry_document.cache_clear()
+    yield path
+    weights._registry_document.cache_clear()
+
+
+def test_embedded_weights_are_used_where_they_lie(package: Path, folder: Path) -> None:
+    assert weights.spec_of("tiny") == TINY
+    assert not weights.spec_of("u2netp").embedded
+    assert weights.locate("tiny") == package / TINY.file
+    assert weights.ensure("tiny") == weights.ensure("tiny", offline=True) == package / TINY.file
+    assert not folder.exists()
+    assert weights.locate("u2netp") is None
+
+
+def test_a_file_in_the_weights_folder_does_not_stand_in_for_an_embedded_one(
+    package: Path, folder: Path
+) -> None:
+    (package / TINY.file).rename(package / "elsewhere")
+    folder.mkdir()
+    (folder / TINY.file).write_bytes(CONTENT)
+    assert weights.locate("tiny") is None
+
+
+@pytest.mark.parametrize("content", [None, CONTENT[:-1], b"x" + CONTENT[1:], b""])
+def test_embedded_weights_that_are_missing_or_damaged(package: Path, content: bytes | None) -> None:
+    path = package / TINY.file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match="Reinstall vidbg") as caught:
+        weights.ensure("tiny")
+    assert caught.value.path == path
+    assert "\n" not in str(caught.value)
+
+
+def test_the_registry_and_what_is_embedded_are_found_without_installation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkout = Path(__file__).parent.parent / "weights"
+
+    def files(name: str) -> Path:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib.resources, "files", files)
+    assert weights.package_dir() == checkout
+    assert (weights.package_dir() / "registry.json").is_file()
+
+
+def test_models_shows_what_is_built_in(package: Path) -> None:
+    run = CliRunner().invoke(models)
+    assert re.search(r"^tiny \(default\) .* built in$", run.output, re.M)
+    assert re.search(r"^u2netp .* no$", run.output, re.M)
+    assert "Note" not in run.output
+    entry = json.loads(CliRunner().invoke(models, ["--json"]).output)["models"][0]
+    assert entry["embedded"] is True
+    assert entry["path"] == str(package / TINY.file)
+    (package / TINY.file).unlink()
+    assert "missing: reinstall vidbg" in CliRunner().invoke(models).output
+
+
+def test_models_says_that_the_default_is_below_target(package: Path) -> None:
+    def mark(name: str) -> None:
+        path = package / "registry.json"
+        document = json.loads(path.read_text(encoding="utf-8"))
+        for entry in document["models"].values():
+            entry["below_target"] = None
+        document["models"][name]["below_target"] = "its mean J is 88 % of that of others"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        weights._registry_document.cache_clear()
+
+    mark("tiny")
+    note = CliRunner().invoke(models).output.splitlines()[-1]
+    assert "tiny" in note
+    assert "its mean J is 88 % of that of others" in note
+    assert "--model u2netp (downloads 4.7 MB once)" in note
+    (tiny, _) = json.loads(CliRunner().invoke(models, ["--json"]).output)["models"]
+    assert tiny["below_target"] == "its mean J is 88 % of that of others"
+    mark("u2netp")  # which is not the default
+    assert "88 %" not in CliRunner().invoke(models).output
+
+
 # Reading
 
 
@@ -677,20 +792,31 @@ def test_tensors_that_are_no_plain_arrays(tmp_path: Path, tensor: torch.Tensor) 
         weights.load_state_dict(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize(("network", "name"), [(U2NET, "u2net"), (U2NETP, "u2netp")])
-def test_architecture_is_known_by_its_shapes(network: type, name: str) -> None:
-    with torch.device("meta"):
-        assert weights.architecture_of(network().state_dict()) == name
+@pytest.mark.parametrize("stated", ["0", "16", "4096", "", "-320", "320.0", "9" * 5000, "\n320"])
+def test_sizes_of_training_that_cannot_be(tmp_path: Path, stated: str) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"w": torch.zeros(1)}, path, {"input_side_px": stated})
+    with pytest.raises(WeightsError, match="expected 32 to 2048") as caught:
+        weights.load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
-def test_other_architectures_are_told_what_was_found() -> None:
-    foreign = {"layer1.conv.weight": torch.zeros(8, 3, 7, 7), "fc.bias": torch.zeros(8)}
-    with pytest.raises(WeightsError, match=r"found 2 tensors, the first called layer1.conv.weight"):
-        weights.architecture_of(foreign)
-    # U-2-Net trained for three kinds of clothes and background.
-    clothes = random_network().state_dict() | {"outconv.weight": torch.zeros(4, 24, 1, 1)}
-    with pytest.raises(WeightsError, match=r"found .*outconv.weight \(4, 24, 1, 1\)"):
-        weights.architecture_of(clothes)
+@pytest.mark.parametrize("stated", [True, 3.5, torch.tensor(320), [320]])
+def test_sizes_of_training_that_are_no_numbers(tmp_path: Path, stated: object) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"model": {"w": torch.zeros(1)}, "input_side_px": stated}, path)
+    with pytest.raises(WeightsError, match="expected 32 to 2048"):
+        weights.load_checkpoint(path)
+
+
+def test_the_size_of_training_is_read_where_it_is_stated(tmp_path: Path) -> None:
+    tensors = {"w": torch.zeros(1)}
+    torch.save({"model": tensors, "input_side_px": 288}, tmp_path / "a.pth")
+    save_file(tensors, tmp_path / "b.safetensors", {"input_side_px": "2048"})
+    save_file(tensors, tmp_path / "c.safetensors")
+    sides = [weights.load_checkpoint(path).input_side_px for path in sorted(tmp_path.iterdir())]
+    assert sides == [288, 2048, None]
 
 
 # The command

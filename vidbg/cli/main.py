@@ -17,8 +17,10 @@ from vidbg.errors import VidbgError
 
 # A first word that is one of these is the command; a file of that name is written "./probe".
 COMMANDS = {
+    "export": "vidbg.cli.export:export",
     "models": "vidbg.cli.models:models",
     "probe": "vidbg.cli.probe:show",
+    "train": "vidbg.cli.train:train",
 }
 _DEFAULT = "vidbg.cli.run:run"
 

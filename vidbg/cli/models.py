@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -15,8 +16,9 @@ from vidbg.matting import weights
 def models(as_json: bool) -> None:
     """List the models, their licences, and whether their weights are on this machine.
 
-    Weights that are not there are downloaded when a model is first used, or put into the
-    weights folder by hand. The environment variable VIDBG_WEIGHTS_DIR names another folder.
+    Weights that are built in come with vidbg. Others are downloaded when a model is first
+    used, or put into the weights folder by hand. The environment variable VIDBG_WEIGHTS_DIR
+    names another folder.
     """
     specs = weights.registry()
     paths = {name: weights.locate(name) for name in specs}
@@ -32,15 +34,16 @@ def models(as_json: bool) -> None:
         }
         click.echo(json.dumps(document, indent=2))
         return
+    default = weights.default_model()
     rows = [("model", "size", "input", "licence", "on this machine")]
     for name, spec in specs.items():
         rows.append(
             (
-                f"{name} (default)" if name == weights.default_model() else name,
+                f"{name} (default)" if name == default else name,
                 f"{spec.size_bytes / 1e6:.1f} MB",
                 f"{spec.input_side_px} px",
                 spec.licence,
-                str(paths[name] or "no"),
+                _where(spec, paths[name]),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -48,3 +51,11 @@ def models(as_json: bool) -> None:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
     click.echo(f"\nWeights folder: {weights.cache_dir()}")
+    if specs[default].below_target is not None:
+        click.echo(f"Note: {weights.below_target_note(specs[default])}")
+
+
+def _where(spec: weights.ModelSpec, path: Path | None) -> str:
+    if spec.embedded:
+        return "missing: reinstall vidbg" if path is None else "built in"
+    return "no" if path is None else str(path)

@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +41,20 @@ def _fps(so_far: Progress | Result) -> float:
     return so_far.frames / so_far.seconds if so_far.seconds else 0.0
 
 
+@contextmanager
+def logging_to_stderr(level: int) -> Iterator[logging.Logger]:
+    """Show what the package logs on standard error, from ``level`` on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Format())
+    log = logging.getLogger("vidbg")
+    log.setLevel(level)
+    log.addHandler(handler)
+    try:
+        yield log
+    finally:
+        log.removeHandler(handler)
+
+
 class Reporter:
     """Shows one job. Results go to standard output, everything else to standard error.
 
@@ -60,12 +75,7 @@ class Reporter:
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Format())
-        log = logging.getLogger("vidbg")
-        log.setLevel(self._level)
-        log.addHandler(handler)
-        self._cleanup.callback(log.removeHandler, handler)
+        log = self._cleanup.enter_context(logging_to_stderr(self._level))
         if self._shows_bar():
             from tqdm.contrib.logging import logging_redirect_tqdm
 

@@ -10,7 +10,8 @@ import itertools
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,21 +22,15 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vidbg.errors import DeviceError, WeightsError
-from vidbg.matting.u2net import U2NET, U2NETP, ConvNormReLU
-from vidbg.matting.weights import (
-    ModelSpec,
-    architecture_of,
-    default_model,
-    ensure,
-    load_state_dict,
-    registry,
-    spec_of,
-)
+from vidbg.matting.architectures import load_network
+from vidbg.matting.u2net import ConvNormReLU
+from vidbg.matting.weights import below_target_note, default_model, ensure, spec_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vidbg.matting.weights import Progress
+    from vidbg.matting.architectures import Architecture
+    from vidbg.matting.weights import ModelSpec, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +39,6 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-
-_ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {"u2net": U2NET, "u2netp": U2NETP}
 
 _SIZE_STEP_PX = 32  # five halvings
 # Beyond this the clip is squeezed: at 4:1 the short side is down to 160 pixels, 5 at the
@@ -97,7 +90,7 @@ class Segmenter(Protocol):
 
 
 class NetworkSegmenter:
-    """A U-2-Net on a device. Made by :func:`load_segmenter`.
+    """A network on a device. Made by :func:`load_segmenter`.
 
     Attributes:
         name: Name of the model, or of its file without the ending.
@@ -106,14 +99,19 @@ class NetworkSegmenter:
     Args:
         network: The network with its weights, in float32 on the CPU. It is taken over:
             batch norm is folded into the convolutions, weights are converted and moved.
-        spec: Input side and normalisation.
+        spec: What its input is: the side that it was trained on, and the normalisation.
         name: Name for logs.
         device: Where to run.
         precision: "fp32", "fp16" or "bf16".
     """
 
     def __init__(
-        self, network: nn.Module, spec: ModelSpec, name: str, device: torch.device, precision: str
+        self,
+        network: nn.Module,
+        spec: ModelSpec | Architecture,
+        name: str,
+        device: torch.device,
+        precision: str,
     ) -> None:
         self.name = name
         self.device = device
@@ -277,8 +275,9 @@ def load_segmenter(
 
     Args:
         model: A name from the registry. Without it, what ``weights`` holds, or the default.
-        weights: A checkpoint of the user's own. Without it, the registry's, downloaded if
-            it is not on this machine.
+        weights: A checkpoint of the user's own, of any architecture in
+            :mod:`vidbg.matting.architectures`. Without it, the registry's, downloaded if it
+            is not on this machine.
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" for the first of CUDA, MPS and CPU
             that is there.
         precision: "fp32", "fp16", "bf16", or "auto" for fp16 on CUDA and fp32 elsewhere.
@@ -288,70 +287,35 @@ def load_segmenter(
     Raises:
         DeviceError: The device or precision is unknown or not there.
         WeightsError: The model is unknown, or its file cannot be had or used.
+        VidbgError: The network needs a package that is not installed.
         ValueError: ``threads`` is less than 1.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"{threads} threads")
     # Before a download of 176 MB.
-    place = _resolve_device(device)
+    place = resolve_device(device)
     chosen_precision = _resolve_precision(precision, place)
     if threads is not None:
         torch.set_num_threads(threads)
     if place.type == "cpu":
         _keep_freed_memory()
-    if weights is None:
-        name = model or default_model()
-        spec: ModelSpec | None = spec_of(name)
-        path = ensure(name, progress)
-    else:
-        path = Path(weights)
-        name = model or path.stem
-        spec = spec_of(model) if model else None
-    architecture, network = _load_network(path, expected=spec.architecture if spec else None)
-    return NetworkSegmenter(
-        network, spec or registry()[architecture], name, place, chosen_precision
-    )
-
-
-def _load_network(path: Path, expected: str | None) -> tuple[str, nn.Module]:
-    """Return the architecture that a checkpoint is for, and the network with its weights."""
-    state_dict = load_state_dict(path)
-    try:
-        architecture = architecture_of(state_dict)
-    except WeightsError as error:
-        error.path = path
-        raise
-    if expected is not None and architecture != expected:
-        raise WeightsError(
-            f"holds a {architecture}, but the model asked for is a {expected}",
-            path=path,
-            hint="Leave --model out to take the architecture from the file",
-        )
-    network = _ARCHITECTURES[architecture]()
-    own = network.state_dict()
-    differences = [
-        f"{name} is missing"
-        for name in own
-        # This one counts training steps; checkpoints of old versions of PyTorch do without.
-        if name not in state_dict and not name.endswith(".num_batches_tracked")
-    ]
-    differences += [f"{name} is not known" for name in state_dict if name not in own]
-    differences += [
-        f"{name} is {tuple(tensor.shape)} in place of {tuple(own[name].shape)}"
-        for name, tensor in state_dict.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    if differences:
-        more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
-        raise WeightsError(f"does not fit {architecture}: {differences[0]}{more}", path=path)
-    network.load_state_dict(state_dict, strict=True)
-    return architecture, network
+    name = model or (default_model() if weights is None else Path(weights).stem)
+    published = spec_of(name) if model or weights is None else None
+    if model is None and published is not None and published.below_target is not None:
+        logger.info("%s", below_target_note(published))
+    path = ensure(name, progress) if weights is None else Path(weights)
+    trained = load_network(path, expected=published.architecture if published else None)
+    spec: ModelSpec | Architecture = published or trained.architecture
+    if weights is not None and trained.input_side_px is not None:
+        spec = replace(spec, input_side_px=trained.input_side_px)
+    return NetworkSegmenter(trained.network, spec, name, place, chosen_precision)
 
 
 def _fold_batch_norm(network: nn.Module) -> None:
     """Put each batch norm's scale and offset into the convolution before it, in place.
 
-    Exact but for rounding, and at inference only: ``weight * (conv(x) - mean) / sqrt(var + eps) +
+    Only in the blocks of our own networks; elsewhere batch norm stays as it is. Exact but for
+    rounding, and at inference only: ``weight * (conv(x) - mean) / sqrt(var + eps) +
     bias`` is a convolution again. One pass over memory less per layer.
     """
     network.eval()
@@ -362,12 +326,19 @@ def _fold_batch_norm(network: nn.Module) -> None:
 
 
 def _fits(network: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether every weight is finite in ``dtype``."""
+    """Whether every weight, and every statistic of a batch norm, is finite in ``dtype``."""
     largest = torch.finfo(dtype).max
-    return all(bool((parameter.abs() <= largest).all()) for parameter in network.parameters())
+    values = itertools.chain(network.parameters(), network.buffers())
+    # What is no floating-point number, such as a count of training steps, is not converted.
+    return all(bool((v.abs() <= largest).all()) for v in values if v.is_floating_point())
 
 
-def _resolve_device(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
+    """Return the device of a name: "cpu", "cuda", "cuda:N", "mps", or "auto" for the best.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
     kind, _, index = device.partition(":")
     if device == "auto":
         if torch.cuda.is_available():

@@ -19,33 +19,38 @@ from torch.nn import functional
 SIDE_COUNT = 6
 
 
-def _resize_like(x: Tensor, reference: Tensor) -> Tensor:
+def resize_like(x: Tensor, reference: Tensor) -> Tensor:
     """Resample ``x`` bilinearly to the height and width of ``reference``."""
     return functional.interpolate(x, size=reference.shape[2:], mode="bilinear", align_corners=False)
 
 
-def _halving_pool() -> nn.Module:
+def halving_pool() -> nn.Module:
     """2x2 maximum; an odd row or column left over makes a pixel of its own."""
     return nn.MaxPool2d(2, stride=2, ceil_mode=True)
 
 
 class ConvNormReLU(nn.Module):
-    """3x3 convolution that keeps the size, batch norm, ReLU.
+    """3x3 convolution, batch norm, ReLU.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         dilation: Distance in pixels between the taps of the convolution.
+        stride: 1 keeps the size, 2 halves it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1
+    ) -> None:
         super().__init__()
-        self.conv_s1 = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+        self.conv_s1 = nn.Conv2d(
+            in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation
+        )
         self.bn_s1: nn.Module = nn.BatchNorm2d(out_channels)
         self.relu_s1 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, out, H, W), values ≥ 0."""
+        """Map (B, in, H, W) to (B, out, H / stride, W / stride), values ≥ 0."""
         out: Tensor = self.relu_s1(self.bn_s1(self.conv_s1(x)))
         return out
 
@@ -95,7 +100,7 @@ class _ResidualU(nn.Module):
         for level in range(self._height - 1, 0, -1):
             skip = skips[level - 1]
             if below.shape[2:] != skip.shape[2:]:
-                below = _resize_like(below, skip)
+                below = resize_like(below, skip)
             below = self.get_submodule(f"rebnconv{level}d")(torch.cat((below, skip), dim=1))
         out: Tensor = below + residual
         return out
@@ -115,7 +120,7 @@ class RSU(_ResidualU):
     def __init__(self, height: int, in_channels: int, mid_channels: int, out_channels: int) -> None:
         undilated = (1,) * (height - 1)
         super().__init__(
-            in_channels, mid_channels, out_channels, (*undilated, 2), undilated, _halving_pool()
+            in_channels, mid_channels, out_channels, (*undilated, 2), undilated, halving_pool()
         )
 
 
@@ -169,7 +174,7 @@ class _NestedU(nn.Module):
         for level, stage in enumerate((*self.decoder, self.encoder[-1]), start=1):
             self.add_module(f"side{level}", nn.Conv2d(stage.out_channels, 1, 3, padding=1))
         self.outconv = nn.Conv2d(SIDE_COUNT, 1, 1)
-        self._pool = _halving_pool()
+        self._pool = halving_pool()
 
     def forward(self, x: Tensor, side_outputs: bool = False) -> Tensor | tuple[Tensor, ...]:
         """Return the saliency of every pixel as a logit.
@@ -194,12 +199,12 @@ class _NestedU(nn.Module):
         # maps[n] turns from encoder into decoder map on the way up.
         for level in range(len(self.decoder), 0, -1):
             skip = maps[level - 1]
-            joined = torch.cat((_resize_like(maps[level], skip), skip), dim=1)
+            joined = torch.cat((resize_like(maps[level], skip), skip), dim=1)
             maps[level - 1] = self.get_submodule(f"stage{level}d")(joined)
         sides = [
             self.get_submodule(f"side{level}")(features) for level, features in enumerate(maps, 1)
         ]
-        sides = [sides[0], *(_resize_like(side, sides[0]) for side in sides[1:])]
+        sides = [sides[0], *(resize_like(side, sides[0]) for side in sides[1:])]
         fused: Tensor = self.outconv(torch.cat(sides, dim=1))
         return (fused, *sides) if side_outputs else fused
 

@@ -68,6 +68,9 @@ LOCK_STALL_S = 120.0
 _LEAST_HEADWAY_BYTES = 1 << 16
 _LOCK_POLL_S = 0.2
 _CHUNK_BYTES = 1 << 18
+_REINSTALL = "Reinstall vidbg: pip install --force-reinstall --no-deps vidbg"
+# What a checkpoint may say of its training size: beyond, a picture has no room on any device.
+_SIDES_PX = range(32, 2049)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -77,9 +80,9 @@ class ModelSpec:
 
     Attributes:
         name: What the user calls it.
-        architecture: "u2net" or "u2netp".
-        file: Its file name in the weights folder.
-        urls: Places that serve the same bytes, best first.
+        architecture: A name from :mod:`vidbg.matting.architectures`.
+        file: Its file name in the weights folder; of an embedded one, beside the registry.
+        urls: Places that serve the same bytes, best first; none for an embedded one.
         size_bytes: Size of the file.
         sha256: SHA-256 of the file, lower-case hexadecimal.
         licence: SPDX identifier.
@@ -88,6 +91,9 @@ class ModelSpec:
         input_side_px: Side of the square that it was trained on.
         mean: Mean of R, G, B in 0..1 that its input is normalised with.
         std: Standard deviation of R, G, B in 0..1 that its input is normalised with.
+        embedded: Whether the file comes with vidbg, so that it is never downloaded.
+        below_target: By how much its mattes miss what the project aims for; None if they
+            do not.
     """
 
     name: str
@@ -102,18 +108,24 @@ class ModelSpec:
     input_side_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    embedded: bool = False
+    below_target: str | None = None
+
+
+def package_dir() -> Path:
+    """Return the folder of the registry and of the weights that come with vidbg."""
+    try:
+        # Not a name inside an archive: torch does not run from one, so neither does vidbg.
+        return Path(str(importlib.resources.files("vidbg.weights")))
+    except ModuleNotFoundError:
+        # A checkout that is not installed: setup.cfg maps the package to this folder.
+        return Path(__file__).resolve().parents[2] / "weights"
 
 
 @cache
 def _registry_document() -> dict[str, Any]:
-    folder: Any
-    try:
-        folder = importlib.resources.files("vidbg.weights")
-    except ModuleNotFoundError:
-        # A checkout that is not installed: setup.cfg maps the package to this folder.
-        folder = Path(__file__).resolve().parents[2] / "weights"
     document: dict[str, Any] = json.loads(
-        folder.joinpath("registry.json").read_text(encoding="utf-8")
+        (package_dir() / "registry.json").read_text(encoding="utf-8")
     )
     return document
 
@@ -125,7 +137,7 @@ def registry() -> dict[str, ModelSpec]:
             name=name,
             architecture=entry["architecture"],
             file=entry["file"],
-            urls=tuple(entry["urls"]),
+            urls=tuple(entry.get("urls", ())),
             size_bytes=entry["size_bytes"],
             sha256=entry["sha256"],
             licence=entry["licence"],
@@ -134,6 +146,8 @@ def registry() -> dict[str, ModelSpec]:
             input_side_px=entry["input_side_px"],
             mean=tuple(entry["mean"]),
             std=tuple(entry["std"]),
+            embedded=entry.get("embedded", False),
+            below_target=entry.get("below_target"),
         )
         for name, entry in _registry_document()["models"].items()
     }
@@ -143,6 +157,15 @@ def default_model() -> str:
     """Return the name of the model that is used when none is asked for."""
     name: str = _registry_document()["default"]
     return name
+
+
+def below_target_note(spec: ModelSpec) -> str:
+    """Return what to tell the user of a default model that misses the project's target."""
+    larger = spec_of("u2netp")
+    return (
+        f"{spec.name}, the default model, is below target: {spec.below_target}. For better mattes "
+        f"use --model {larger.name} (downloads {larger.size_bytes / 1e6:.1f} MB once)"
+    )
 
 
 def spec_of(name: str) -> ModelSpec:
@@ -172,15 +195,16 @@ def cache_dir() -> Path:
 
 
 def locate(name: str) -> Path | None:
-    """Return the file of a model if it lies in the weights folder at its published size.
+    """Return the file of a model if it is on this machine at its published size.
 
-    The digest is not computed; :func:`ensure` does that before the file is used.
+    It lies in the weights folder, or comes with vidbg. The digest is not computed;
+    :func:`ensure` does that before the file is used.
 
     Raises:
         WeightsError: No model has this name.
     """
     spec = spec_of(name)
-    path = cache_dir() / spec.file
+    path = _home(spec)
     return path if path.is_file() and path.stat().st_size == spec.size_bytes else None
 
 
@@ -188,6 +212,7 @@ def ensure(name: str, progress: Progress | None = None, *, offline: bool = False
     """Return the verified file of a model, downloading it first if it is missing.
 
     A file that is there is checked against its SHA-256 every time: 0.1 s for the largest.
+    One that comes with vidbg is used where it lies.
     Downloads go to ``FILE.part`` and are renamed when size and digest are right, so that a
     file under its final name is always whole. A lock on ``FILE.lock`` lets one process
     download while others wait for it; an interrupted download is continued by the next.
@@ -202,10 +227,14 @@ def ensure(name: str, progress: Progress | None = None, *, offline: bool = False
             downloaded or written, or it is missing and ``offline`` is set.
     """
     spec = spec_of(name)
-    path = cache_dir() / spec.file
+    path = _home(spec)
     if path.exists():
         _verify(path, spec)
         return path
+    if spec.embedded:
+        raise WeightsError(
+            f"the weights of {name} come with vidbg but are missing", path=path, hint=_REINSTALL
+        )
     if offline:
         raise WeightsError(
             f"the weights of {name} are not on this machine", hint=_by_hand(spec, path.parent)
@@ -238,6 +267,11 @@ def fetch(spec: ModelSpec, path: Path, progress: Progress | None = None) -> None
             part.replace(path)
 
 
+def _home(spec: ModelSpec) -> Path:
+    """Where the file of a model belongs."""
+    return (package_dir() if spec.embedded else cache_dir()) / spec.file
+
+
 def _by_hand(spec: ModelSpec, folder: Path) -> str:
     return (
         f"Put {spec.file} ({spec.size_bytes} bytes, SHA-256 {spec.sha256}) into {folder}, "
@@ -254,7 +288,9 @@ def _verify(path: Path, spec: ModelSpec) -> None:
         raise WeightsError(
             f"this is not the published {spec.file}: its SHA-256 is {found}, not {spec.sha256}",
             path=path,
-            hint="Delete it to have it downloaded again, or use it on purpose with --weights FILE",
+            hint=_REINSTALL
+            if spec.embedded
+            else "Delete it to have it downloaded again, or use it on purpose with --weights FILE",
         )
 
 
@@ -460,18 +496,40 @@ class _SecureRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What a file says of a network.
+
+    Attributes:
+        state_dict: Names to tensors on the CPU, in the dtypes of the file.
+        input_side_px: Side of the square that the network was trained on; None if the file
+            does not say.
+    """
+
+    state_dict: dict[str, Tensor]
+    input_side_px: int | None
+
+
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors without running anything that it contains.
+    """Return the tensors of :func:`load_checkpoint`, names to tensors on the CPU.
+
+    Raises:
+        WeightsError: As there.
+    """
+    return load_checkpoint(path).state_dict
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without running anything that it contains.
 
     ``.safetensors`` files are read as such, all others as PyTorch checkpoints restricted to
     plain tensors. A state dict inside a training checkpoint ("state_dict" or "model") is
-    found, and the "module." that DataParallel puts before every name is taken off.
+    found, and the "module." that DataParallel puts before every name is taken off. The input
+    size is what a training checkpoint, or the metadata of a safetensors file, has under
+    "input_side_px".
 
     Args:
         path: The file.
-
-    Returns:
-        Names to tensors on the CPU, in the dtypes of the file.
 
     Raises:
         WeightsError: The file is missing, damaged, not a checkpoint, holds Python objects
@@ -481,8 +539,12 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsError("there is no such file", path=path)
     import torch
 
-    is_safetensors = path.suffix.lower() == ".safetensors"
-    content = _read_safetensors(path) if is_safetensors else _read_pickle(path)
+    content: object
+    facts: object
+    if path.suffix.lower() == ".safetensors":
+        content, facts = _read_safetensors(path)
+    else:
+        facts = content = _read_pickle(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -501,7 +563,24 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{name} is no plain tensor of numbers", path=path)
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{name} holds a NaN or an infinity", path=path)
-    return state_dict
+    return Checkpoint(state_dict, _input_side_px(facts, path))
+
+
+def _input_side_px(facts: object, path: Path) -> int | None:
+    """Return the size that a file says its network was trained on, if it says."""
+    stated = facts.get("input_side_px") if isinstance(facts, Mapping) else None
+    if stated is None:
+        return None
+    # Safetensors keeps its metadata as text.
+    text = str(stated) if isinstance(stated, int | str) else ""
+    side_px = int(text) if re.fullmatch("[0-9]{1,6}", text) else 0
+    if side_px not in _SIDES_PX:
+        raise WeightsError(
+            f"says that it was trained at input_side_px {ascii(stated)[:40]}: "
+            f"expected {_SIDES_PX[0]} to {_SIDES_PX[-1]}",
+            path=path,
+        )
+    return side_px
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -519,12 +598,13 @@ def _is_plain(tensor: Tensor) -> bool:
     return is_number and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
-def _read_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Return the tensors of a file, and its metadata."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"is not a safetensors file: {reason}", path=path) from error
@@ -557,35 +637,3 @@ def _unpacked_bytes(path: Path) -> int:
         return 0
     with zipfile.ZipFile(path) as archive:
         return sum(record.file_size for record in archive.infolist())
-
-
-_FIRST_CONVOLUTION = "stage1.rebnconvin.conv_s1.weight"
-_SECOND_CONVOLUTION = "stage1.rebnconv1.conv_s1.weight"
-_FUSION = "outconv.weight"
-
-
-def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
-    """Return "u2net" or "u2netp" by the names and shapes that tell the two apart.
-
-    Whether every other tensor fits as well shows when the network loads them.
-
-    Raises:
-        WeightsError: The state dict is that of another network.
-    """
-    signatures = {
-        ((64, 3, 3, 3), (32, 64, 3, 3), (1, 6, 1, 1)): "u2net",
-        ((64, 3, 3, 3), (16, 64, 3, 3), (1, 6, 1, 1)): "u2netp",
-    }
-    names = (_FIRST_CONVOLUTION, _SECOND_CONVOLUTION, _FUSION)
-    if all(name in state_dict for name in names):
-        signature = tuple(tuple(state_dict[name].shape) for name in names)
-        if signature in signatures:
-            return signatures[signature]
-        found = ", ".join(f"{name} {shape}" for name, shape in zip(names, signature, strict=True))
-    else:
-        first = next(iter(state_dict), "nothing")
-        found = f"{len(state_dict)} tensors, the first called {first}"
-    raise WeightsError(
-        "is not a U-2-Net: expected one-channel U-2-Net (176 MB) or U-2-Net-p (4.7 MB) with "
-        f"the authors' names of parameters, found {found}"
-    )

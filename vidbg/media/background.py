@@ -410,6 +410,7 @@ class BackgroundVideo:
         self._batch_size = batch_size
         self._process: ff.Process | None = None
         self._cancelled = False
+        self._is_damaged = False
 
     def cancel(self) -> None:
         """End the decoder, from any thread; iteration then stops."""
@@ -443,8 +444,6 @@ class BackgroundVideo:
             # This turn shows the frames whose time, that much ahead, is in [turn, turn + 1)
             # periods. It may be none, where a period is shorter than a frame.
             stop = ceil(((turn + 1) * self.period_s - ahead_s) * rate)
-            if self._end != "loop":
-                stop = max(stop, 1)
             if stop <= first:
                 continue
             last: Planes | None = None
@@ -459,9 +458,11 @@ class BackgroundVideo:
                 return
             if self._end == "hold" or self.info.frame_count == 1:
                 yield from self._forever(last)
+                return
             yield from itertools.repeat(last, stop - first - shown)
             if self._end == "black":
                 yield from self._forever(_black(self._target))
+                return
             first = stop
 
     def _forever(self, planes: Planes) -> Iterator[Planes]:
@@ -509,6 +510,9 @@ class BackgroundVideo:
                     process.wait()
             except FFmpegError as error:
                 raise DecodeError(error.message, path=info.path) from error
+            finally:  # also where a turn is left before the decoder's end
+                if batch is not None:
+                    self._report_damage(process)
             if batch is None and not self._cancelled:
                 raise DecodeError(
                     f"no frame of it can be shown as background ({process.cause()})",
@@ -516,10 +520,14 @@ class BackgroundVideo:
                     returncode=process.returncode,
                     stderr_tail=tuple(process.tail),
                 )
-            if process.damage_count and not process.was_killed:
-                logger.warning(
-                    "%s: the background is damaged (%s)", info.path, process.first_damage
-                )
+
+    def _report_damage(self, process: ff.Process) -> None:
+        """Say once that the background is damaged, if it is."""
+        if process.first_damage is not None and not self._is_damaged:
+            self._is_damaged = True
+            logger.warning(
+                "%s: the background is damaged (%s)", self.info.path, process.first_damage
+            )
 
 
 def _over_black(node: Any, info: VideoInfo, colour: Colour) -> tuple[Any, PlaneFormat, Colour]:
