@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -43,6 +44,7 @@ class Drawn:
     kind: str
     count: int
     size: tuple[int, int] = (48, 64)
+    identity: str = ""
 
     def examples(self) -> Iterator[Example]:
         rng = np.random.default_rng(len(self.name) + self.count)
@@ -133,15 +135,43 @@ def test_planes_that_a_kind_does_not_have_are_empty(pictures: Bank) -> None:
 
 
 def test_the_split_is_fixed_and_about_a_tenth() -> None:
-    names = [f"set/{number:05}" for number in range(4000)]
-    chosen = [name for name in names if bank.is_validation(name)]
-    assert 0.08 < len(chosen) / len(names) < 0.12
-    # SHA-256 of these two, by hand: the split may never move under people's feet.
-    import hashlib
+    keys = [f"set/{number:05}" for number in range(4000)]
+    chosen = [key for key in keys if bank.is_validation(key)]
+    assert 0.08 < len(chosen) / len(keys) < 0.12
+    # It may never move under people's feet.
+    for key in keys[:50]:
+        digest = hashlib.sha256(key.encode()).digest()
+        assert bank.is_validation(key) == (int.from_bytes(digest, "big") % 20 < 2)
 
-    for name in names[:50]:
-        digest = hashlib.sha256(name.encode()).digest()
-        assert bank.is_validation(name) == (int.from_bytes(digest, "big") % 20 < 2)
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "key"),
+    [
+        ("cats", "cats/0003", "cats/0003"),
+        ("pets/cats", "pets/cats/0003", "cats/0003"),
+        ("pets", "pets/tabby/sleeping", "pets/tabby/sleeping"),
+        ("film", "film/scene/000005", "film/scene"),
+        ("film", "film/day/scene/000010", "film/day/scene"),
+    ],
+)
+def test_frames_of_a_clip_stay_together(dataset: str, name: str, key: str) -> None:
+    assert bank.split_key(dataset, name) == key
+
+
+def test_a_clip_is_on_one_side(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Film(Drawn):
+        def examples(self) -> Iterator[Example]:
+            for number, example in enumerate(super().examples()):
+                yield replace(example, name=f"film/{number // 10:02}x/{number:06}")
+
+    made = bank.build([Film("film", "pair", 300)], tmp_path)
+    sides: dict[str, set[bool]] = {}
+    for name, held_back in zip(made.names, made.is_validation.tolist(), strict=True):
+        sides.setdefault(name.rpartition("/")[0], set()).add(held_back)
+    assert len(sides) == 30
+    assert all(len(side) == 1 for side in sides.values())
+    assert {True, False} == set.union(*sides.values())
 
 
 def test_training_and_validation_are_apart(pictures: Bank) -> None:
@@ -171,6 +201,22 @@ def test_a_bank_is_made_once(tmp_path: Path) -> None:
     (tmp_path / "bank.bin").write_bytes(b"cut off")
     bank.build(data, tmp_path, teacher, "another")
     assert len(asked) == 9
+    (tmp_path / "bank.json").write_text('{"origin": {}, "entries": [["not", "one"]]}')
+    bank.build(data, tmp_path, teacher, "another")
+    assert len(asked) == 12
+    changed = bank.build([replace(data[0], identity="later")], tmp_path, teacher, "another")
+    assert len(asked) == 15
+    assert changed.identity != first.identity
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank.bin", "bank.json"]
+
+
+def test_a_bank_that_is_interrupted_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    def teacher(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bank.build([Drawn("pairs", "pair", 3)], tmp_path, teacher, "one")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_photos_are_nothing_without_a_teacher(tmp_path: Path) -> None:
@@ -230,7 +276,7 @@ def test_validation_pictures_are_never_drawn(pictures: Bank) -> None:
 def test_shares_of_composites_and_empty_scenes(pictures: Bank) -> None:
     drawing = sampler(pictures)
     shares = np.array([drawing._shares(16) for _ in range(400)]).mean(axis=0) / 16
-    np.testing.assert_allclose(shares, (0.22, 0.05), atol=0.01)
+    np.testing.assert_allclose(shares, (0.22, 0.12), atol=0.01)
     only_pairs = sampler(replace(pictures, kind=torch.zeros_like(pictures.kind)))
     assert only_pairs._shares(16) == (0, 0)
 
@@ -271,37 +317,51 @@ def test_views_are_within_their_picture_and_hardly_squashed(pictures: Bank) -> N
     assert 0.35 < (theta[:, 0, 0] < 0).float().mean() < 0.65
 
 
-def test_a_figure_without_turning_stands_where_it_should() -> None:
-    """A cut-out of a pixel a corner: the pose maps the frame's points to it as constructed."""
-    figure = torch.zeros((1, 4, 40, 20))
-    figure[:] = 1.0
-    pictures_ = Bank(
-        records=torch.full((1, 5, SIDE_PX, SIDE_PX), 255, dtype=torch.uint8),
-        kind=torch.tensor([2]),
-        aspect=torch.tensor([0.5]),
-        has_soft=torch.tensor([False]),
-        is_validation=torch.tensor([False]),
-        names=("cutouts/0",),
-    )
-    drawing = sampler(pictures_)
-    for _ in range(50):
-        batch = drawing._composed(1, 64, 96)
-        covered = batch.truth[0, 0]
-        assert covered.max() == pytest.approx(1.0)
-        rows = torch.nonzero(covered.sum(1) > 1e-3)[:, 0]
-        # Never a sliver: at least a seventh of the frame's height shows.
-        assert len(rows) >= 64 / 7
+def test_figures_are_not_sheared_and_most_stand(pictures: Bank) -> None:
+    drawing = sampler(pictures)
+    height, width, count = 64, 96, 2000
+    aspect = torch.linspace(0.3, 1.5, count)
+    theta = drawing._pose(aspect, height, width)
+    # From heights of the frame to heights of the figure: a similarity, but for a tenth of width.
+    frame, figure = torch.tensor([width / height, 1.0]), torch.stack((aspect, aspect * 0 + 1), 1)
+    linear = theta[:, :, :2] * figure[:, :, None] / frame
+    singular = torch.linalg.svdvals(linear)
+    assert (singular[:, 0] / singular[:, 1]).max() < 1.12
+    assert 0.4 < (torch.linalg.det(linear) < 0).float().mean() < 0.6  # mirrored
+    tall = 1.0 / singular.mean(1)
+    assert tall.min() > 0.3
+    assert tall.max() < 2.5
+    # Where the middle of the figure's lower edge comes to lie, its feet: solve for (0, 1).
+    feet = torch.linalg.solve(theta[:, :, :2], torch.tensor([0.0, 1.0]) - theta[:, :, 2])
+    small = tall < 0.75
+    standing = (feet[small, 1] - 1.0).abs() < 0.05
+    assert 0.6 < standing.float().mean() < 0.85
+    # Of figures taller than the frame, most show their head.
+    head = torch.linalg.solve(theta[:, :, :2], torch.tensor([0.0, -1.0]) - theta[:, :, 2])
+    large = tall > 1.2
+    assert (head[large, 1] > -1.1).float().mean() > 0.6
 
 
 def test_jitter_moves_pictures_and_labels_alike(pictures: Bank) -> None:
     drawing = sampler(pictures)
-    batch = drawing._photographed(8, 64, 64)
+    ramp = torch.linspace(-1, 1, 64).view(1, 1, 1, 64).expand(8, 1, 64, 64)
+    known = torch.ones(8, dtype=torch.bool)
+    batch = augment.Batch(
+        0.5 + 0.25 * ramp.expand(-1, 3, -1, -1), 0.5 + 0.25 * ramp, ramp, known, known
+    )
     moved, theta = drawing.jittered(batch)
-    assert not torch.allclose(moved.rgb, batch.rgb, atol=0.02)
-    torch.testing.assert_close(augment.move(batch.truth, theta), moved.truth)
     shift_px = theta[:, :, 2].abs() * 32
     assert shift_px.max() <= 0.03 * 32 + 1e-5
+    assert shift_px.max() > 0.2
     assert ((theta[:, 0, 0] - 1).abs() <= 0.04 + 1e-6).all()
+    # A ramp of x, moved, is the same ramp of where each pixel came from.
+    middle = (ramp[0, 0, 0, 31] + ramp[0, 0, 0, 32]) / 2
+    came_from = 0.5 + 0.25 * (theta[:, 0, 2] * 64 / 63 + middle)
+    torch.testing.assert_close(
+        moved.truth[:, 0, :, 31:33].mean((1, 2)), came_from, atol=2e-3, rtol=0
+    )
+    torch.testing.assert_close(augment.move(batch.truth, theta), moved.truth)
+    assert not torch.allclose(moved.rgb, batch.rgb, atol=0.02)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -411,6 +471,14 @@ def test_nothing_found_where_nothing_is_costs_nothing() -> None:
     assert loud.overlap > 0.99
 
 
+def test_a_map_of_one_pixel_has_no_edges() -> None:
+    truth = torch.ones((2, 1, 32, 32))
+    batch = batch_of(truth, truth, [True, True], [False, False])
+    found = losses.supervised((torch.zeros((2, 1, 1, 1)),), batch)
+    assert found.edge == 0
+    assert found.cross_entropy.item() == pytest.approx(math.log(2))
+
+
 def test_disagreement_is_a_mean_difference() -> None:
     one, other = torch.zeros((1, 1, 8, 8)), torch.full((1, 1, 8, 8), 100.0)
     assert losses.disagreement(one, other).item() == pytest.approx(0.5)
@@ -468,6 +536,102 @@ def test_a_time_budget_ends_it(pictures: Bank, tmp_path: Path) -> None:
     assert steps[-1].elapsed_s >= 0.5
     assert all(step.elapsed_s < 0.5 for step in steps[:-1])
     assert steps[-1].validation_iou is not None
+
+
+def test_the_second_view_is_held_against_the_first(
+    pictures: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that says how bright a pixel is says it of both views, but for their light."""
+
+    class Brightness(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor, side_outputs: bool = False) -> Tensor | tuple[Tensor, ...]:
+            fused = x.mean(1, keepdim=True) * 3 + self.unused
+            return (fused,) if side_outputs else fused
+
+    def unchanged(rgb: Tensor, *_: object, **__: object) -> Tensor:
+        return rgb
+
+    for name in ("lit_otherwise", "noisy"):
+        monkeypatch.setattr(augment, name, unchanged)
+    steps = list(train(Brightness(), pictures, RECIPE, tmp_path, CPU))
+    assert max(step.consistency for step in steps) < 0.02
+    monkeypatch.setattr(augment, "move", lambda planes, theta: planes.flip(0))
+    others = list(train(Brightness(), pictures, RECIPE, tmp_path / "other", CPU))
+    assert min(step.consistency for step in others) > 0.03
+
+
+def test_the_average_by_hand(pictures: Bank, tmp_path: Path) -> None:
+    running = train(tiny(), pictures, RECIPE, tmp_path, CPU, checkpoint_every_s=0.0)
+    before = tiny().state_dict()["fine.weight"]
+    average = before
+    for step in (1, 2):
+        next(running)
+        state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+        decay = (1 + step) / (10 + step)
+        average = decay * average + (1 - decay) * state["network"]["fine.weight"]
+        torch.testing.assert_close(state["model"]["fine.weight"], average)
+    running.close()
+    assert not torch.equal(before, average)
+
+
+def test_what_interrupts_a_step_leaves_the_checkpoint_before(
+    pictures: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = train(tiny(), pictures, RECIPE, tmp_path, CPU)
+    next(running)
+    running.close()
+    again = train(tiny(), pictures, RECIPE, tmp_path, CPU)
+    next(again)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(losses, "supervised", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(again)
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 1
+
+
+def test_a_first_step_that_fails_leaves_nothing(pictures: Bank, tmp_path: Path) -> None:
+    network = tiny()
+    with torch.no_grad():
+        network.fine.weight.fill_(math.nan)
+    with pytest.raises(WeightsError):
+        list(train(network, pictures, RECIPE, tmp_path, CPU))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_pictures_to_measure_by_the_last_weights_are_kept(
+    pictures: Bank, tmp_path: Path
+) -> None:
+    unmeasured = replace(pictures, is_validation=torch.zeros_like(pictures.is_validation))
+    steps = list(train(tiny(), unmeasured, RECIPE, tmp_path, CPU))
+    assert {(step.validation_iou, step.empty_alpha) for step in steps} == {(None, None)}
+    assert teacher_iou(unmeasured) is None
+    best = torch.load(tmp_path / BEST, weights_only=True)
+    assert best["step"] == RECIPE.steps
+
+
+def test_other_pictures_start_another_comparison(
+    pictures: Bank, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    list(train(tiny(), pictures, RECIPE, tmp_path, CPU))
+    others = replace(pictures, identity="others")
+    list(train(tiny(), others, replace(RECIPE, steps=7), tmp_path, CPU))
+    assert "not those" in caplog.text
+    best = torch.load(tmp_path / BEST, weights_only=True)
+    assert best["step"] == 7
+
+
+def test_precision_may_change_on_the_way(pictures: Bank, tmp_path: Path) -> None:
+    for steps, precision in ((2, "fp32"), (3, "fp16"), (4, "bf16"), (5, "fp16")):
+        recipe = replace(RECIPE, steps=steps, precision=precision)
+        taken = list(train(tiny(), pictures, recipe, tmp_path, CPU))
+        assert taken[-1].step == steps
 
 
 def test_the_average_is_validated_and_kept(pictures: Bank, tmp_path: Path) -> None:
@@ -581,6 +745,20 @@ def test_sizes_that_do_not_fit_are_refused(sizes: list[int]) -> None:
         Recipe(steps=1, sizes_px=tuple(sizes))
 
 
+@pytest.mark.parametrize("batch_size", [2, 3, 5])
+def test_small_batches(pictures: Bank, tmp_path: Path, batch_size: int) -> None:
+    recipe = replace(RECIPE, steps=2, batch_size=batch_size)
+    assert [s.pictures for s in train(tiny(), pictures, recipe, tmp_path, CPU)] == [
+        batch_size,
+        2 * batch_size,
+    ]
+
+
+def test_batches_of_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch norm"):
+        Recipe(steps=1, batch_size=1)
+
+
 def test_a_training_needs_an_end() -> None:
     with pytest.raises(ValueError, match="end"):
         Recipe()
@@ -607,7 +785,12 @@ def test_the_log_drops_what_is_done_again(tmp_path: Path) -> None:
     assert rows[0]["size_px"] == "32x64"
     with (tmp_path / record.LOG).open("a") as file:
         file.write("4,0.1,")  # cut off
-    assert len(record.read(tmp_path)) in (3, 4)
+    assert len(record.read(tmp_path)) == 3
+    with record.Log(tmp_path) as log:
+        log.add(step(4))
+    assert [row["step"] for row in record.read(tmp_path)] == ["1", "2", "3", "4"]
+    assert record.best_iou(tmp_path) == 0.25
+    assert [path.name for path in tmp_path.iterdir()] == [record.LOG]
 
 
 def test_curves_are_a_picture(tmp_path: Path) -> None:

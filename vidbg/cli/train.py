@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vidbg.cli.main import EXIT_INTERRUPTED
 from vidbg.cli.parameters import Device
 from vidbg.cli.reporting import clock, logging_to_stderr
 
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from vidbg.training.bank import Bank, Teacher
     from vidbg.training.datasets import Dataset
     from vidbg.training.loop import Recipe, Step
+
+logger = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 30.0
 _ARCHITECTURES = ("vidbg-s", "u2netp", "u2net", "unet-resnet34")
@@ -98,7 +105,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="Picture sizes in pixels, each for an equal share of the training.",
 )
-@click.option("--batch-size", type=click.IntRange(1, 4096), default=16, show_default=True)
+@click.option("--batch-size", type=click.IntRange(2, 4096), default=16, show_default=True)
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
@@ -124,7 +131,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
 @click.option("--debug", is_flag=True, help="Show a traceback if it fails.")
-def train(**options: Any) -> None:
+def train(**options: Any) -> int:
     """Train a network on the pictures in DATA, or in --coco.
 
     A folder with images/ and masks/ of matching names holds pairs; images/ alone, photos that
@@ -140,7 +147,7 @@ def train(**options: Any) -> None:
         cleanup.enter_context(
             logging_to_stderr(logging.ERROR if options["quiet"] else logging.INFO)
         )
-        _train(options, cleanup)
+        return _train(options, cleanup)
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -173,13 +180,14 @@ def _check(options: dict[str, Any]) -> None:
         raise click.UsageError("--resume and --init exclude each other.")
 
 
-def _train(options: dict[str, Any], cleanup: ExitStack) -> None:
+def _train(options: dict[str, Any], cleanup: ExitStack) -> int:
     from vidbg.matting.segmenter import resolve_device
-    from vidbg.training import BEST, CHECKPOINT, bank, loop, record
+    from vidbg.training import BEST, bank, loop, record
 
     device = resolve_device(options["device"])
     bar = _Bar(quiet=options["quiet"])
     cleanup.callback(bar.close)
+    record.require_curves()
     network = loop.starting_network(options["arch"], options["seed"], options["init"])
     recipe = loop.Recipe(
         architecture=options["arch"],
@@ -192,27 +200,71 @@ def _train(options: dict[str, Any], cleanup: ExitStack) -> None:
         seed=options["seed"],
         precision=loop.choose_precision(options["precision"], device),
     )
-    teacher, teacher_id = _teacher(options, bar)
     folder: Path = options["folder"]
+    # Before anything of it is made anew, which may take hours.
+    loop.read_checkpoint(folder, recipe)
+    teacher, teacher_id = _teacher(options, bar)
     pictures = bank.build(_datasets(options), folder / "pictures", teacher, teacher_id, bar.reading)
+    if not len(pictures.select("pair", validation=True)):
+        logger.warning("too few pairs to measure by: the last weights are kept, not the best")
     bar.begin(_summary(pictures, recipe, device))
     log = cleanup.enter_context(record.Log(folder))
-    best = -1.0
-    steps = loop.train(network, pictures, recipe, folder, device)
-    cleanup.callback(steps.close)
+    was_stopped = cleanup.enter_context(_stopping())
+    steps = cleanup.enter_context(closing(loop.train(network, pictures, recipe, folder, device)))
     for step in steps:
         log.add(step)
         bar.step(step)
         if step.validation_iou is not None:
-            best = max(best, step.validation_iou)
-            record.draw(folder)
-    record.draw(folder)
-    if options["quiet"]:
-        return
-    if best >= 0:
-        click.echo(f"best validation IoU {best:.3f}", err=True)
-    result = folder / BEST
-    click.echo(os.fsencode(result if result.exists() else folder / CHECKPOINT))
+            _draw(folder)
+        if was_stopped():
+            steps.close()
+            bar.close()
+            logger.warning("stopped after step %d: go on with --resume", step.step)
+            return EXIT_INTERRUPTED
+    _draw(folder)
+    bar.close()
+    best = record.best_iou(folder)
+    if best is not None:
+        logger.info("best validation IoU %.3f", best)
+    if not options["quiet"]:
+        click.echo(os.fsencode(folder / BEST))
+    return 0
+
+
+def _draw(folder: Path) -> None:
+    """Draw the curves; that they cannot be written ends no training."""
+    from vidbg.errors import OutputError
+    from vidbg.training import record
+
+    try:
+        record.draw(folder)
+    except OutputError as error:
+        logger.warning("%s", error)
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether a signal asked to stop, for between two steps.
+
+    Within a step the state is no checkpoint. A second signal does not wait.
+    """
+    asked = False
+    earlier: dict[int, Any] = {}
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signum, earlier[signum])
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            earlier[number] = signal.signal(number, stop)
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _datasets(options: dict[str, Any]) -> list[Dataset]:
@@ -249,8 +301,6 @@ class _Bar:
     """A bar on a terminal, a line now and then elsewhere, both on standard error."""
 
     def __init__(self, *, quiet: bool) -> None:
-        import sys
-
         self._quiet = quiet
         self._has_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._bar: Any = None
@@ -321,11 +371,10 @@ class _Bar:
             self._bar.update(100.0 * step.done - self._bar.n)
         elif self._is_due():
             click.echo(line, err=True)
+        measured = []
         if step.validation_iou is not None:
-            measured = f"step {step.step}: validation IoU {step.validation_iou:.3f}"
-            if step.empty_alpha is not None:
-                measured += f", mean alpha of empty scenes {step.empty_alpha:.3f}"
-            if self._bar is not None:
-                self._bar.write(measured)
-            else:
-                click.echo(measured, err=True)
+            measured.append(f"validation IoU {step.validation_iou:.3f}")
+        if step.empty_alpha is not None:
+            measured.append(f"mean alpha of empty scenes {step.empty_alpha:.3f}")
+        if measured:
+            logger.info("step %d: %s", step.step, ", ".join(measured))

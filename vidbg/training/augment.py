@@ -18,7 +18,7 @@ from torch.nn import functional
 from vidbg.training.bank import Bank
 
 _COMPOSITE_SHARE = 0.22
-_EMPTY_SHARE = 0.05
+_EMPTY_SHARE = 0.12
 _MAX_SUBJECTS = 3
 
 _MAX_SQUASH = 1.35
@@ -60,7 +60,7 @@ class Batch:
 class Sampler:
     """Draws batches from the training part of a bank.
 
-    About a fifth of a batch is composed of cut-outs and backgrounds and a twentieth is
+    About a fifth of a batch is composed of cut-outs and backgrounds and an eighth is
     backgrounds alone, as far as the bank holds these; the rest are pairs and photos, each as
     likely as any other.
 
@@ -103,7 +103,8 @@ class Sampler:
             empty = self._whole(count * _EMPTY_SHARE) if has_backgrounds else 0
             return count - empty, empty
         composed = self._whole(count * _COMPOSITE_SHARE) if len(self._cutouts) else 0
-        return composed, self._whole(count * _EMPTY_SHARE) if has_backgrounds else 0
+        empty = self._whole(count * _EMPTY_SHARE) if has_backgrounds else 0
+        return composed, min(empty, count - composed)
 
     def _whole(self, expected: float) -> int:
         """Round up or down at random, so that the mean is as expected."""
@@ -209,8 +210,8 @@ class Sampler:
         tall = torch.exp(self._uniform(math.log(0.35), math.log(2.2), count))
         wide = tall * aspect * height / width * self._uniform(0.9, 1.1, count)
         x = self._uniform(-0.9, 0.9, count)
-        # Most stand on the lower edge, small ones may be anywhere, and of what is too tall for
-        # the frame the top shows: a close portrait.
+        # Most stand on the lower edge, or show their top if they are too tall for the frame, as
+        # in a close portrait. The others may be anywhere.
         standing = torch.maximum(1.0 - tall, tall - self._uniform(0.6, 1.05, count))
         free = self._uniform(-0.6, 0.8, count)
         y = torch.where(self._uniform(0.0, 1.0, count) < 0.7, standing, free)
@@ -409,7 +410,7 @@ def compressed(rgb: Tensor, generator: torch.Generator) -> Tensor:
     drawn = torch.rand((2, count, 1, 1, 1, 1, 1), generator=generator, device=rgb.device)
     jpeg = torch.tensor(_JPEG_LUMA_STEPS, device=rgb.device, dtype=torch.float32) / 255.0
     is_jpeg = drawn[0] < 0.5
-    # Steps of 5 % to 80 % of the table come to qualities of about 97 to 60.
+    # Steps of 5 % to 95 % of the table: what libjpeg calls a quality of 97 to 52.
     level = 0.05 + 0.9 * drawn[1].square()
     steps = level * torch.where(is_jpeg, jpeg, torch.full_like(jpeg, 28.0 / 255.0))
     luma = _quantised(luma.unsqueeze(1), steps)

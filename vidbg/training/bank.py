@@ -7,12 +7,13 @@ picture's own aspect ratio is kept as a number and restored when it is cropped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class Bank:
         has_soft: bool (N,), whether the teacher's alpha is there.
         is_validation: bool (N,), whether training leaves it out.
         names: N names, "dataset/stem".
+        identity: Digest of what it was made of.
     """
 
     records: Tensor
@@ -64,6 +66,7 @@ class Bank:
     has_soft: Tensor
     is_validation: Tensor
     names: tuple[str, ...]
+    identity: str
 
     def select(self, kind: str, *, validation: bool = False) -> Tensor:
         """Return the indices of one kind of training (or validation) pictures, int64 (M,)."""
@@ -81,14 +84,7 @@ class Bank:
         if self.records.nbytes > free // 2:
             logger.info("the pictures (%.1f GB) stay in main memory", self.records.nbytes / 1e9)
             return self
-        return Bank(
-            self.records.to(device),
-            self.kind,
-            self.aspect,
-            self.has_soft,
-            self.is_validation,
-            self.names,
-        )
+        return replace(self, records=self.records.to(device))
 
     def take(self, indices: Tensor, device: torch.device) -> Tensor:
         """Return records as float32 (B, 5, SIDE_PX, SIDE_PX) in 0..1 on ``device``."""
@@ -96,13 +92,30 @@ class Bank:
         return chosen.to(device, non_blocking=True).float().div_(255.0)
 
 
-def is_validation(name: str) -> bool:
-    """Whether a picture is for validation: one in ten, by SHA-256 of its name.
+def split_key(dataset: str, name: str) -> str:
+    """Return what decides on which side of the split an example is.
+
+    The data set's own folder and the picture's name, wherever they lie. Frames of one clip,
+    which hardly differ, share one key: pictures in a folder of their own that are called by
+    bare numbers.
+
+    Args:
+        dataset: The data set's name.
+        name: The example's, which begins with the data set's.
+    """
+    stem = name.removeprefix(f"{dataset}/")
+    folder, _, last = stem.rpartition("/")
+    scene = folder if folder and last.isdecimal() else stem
+    return f"{dataset.rpartition('/')[2]}/{scene}"
+
+
+def is_validation(key: str) -> bool:
+    """Whether an example is for validation: one in ten, by SHA-256 of its :func:`split_key`.
 
     The same on every machine and in every run, so that a training that is taken up again,
     or continued with more data, is not measured on what it has seen.
     """
-    remainder = int(hashlib.sha256(name.encode()).hexdigest(), 16) % _VALIDATION_PERIOD
+    remainder = int(hashlib.sha256(key.encode()).hexdigest(), 16) % _VALIDATION_PERIOD
     return remainder in _VALIDATION_REMAINDERS
 
 
@@ -124,36 +137,60 @@ def build(
         progress: Called with the pictures read and those expected in all.
 
     Raises:
-        InputError: The datasets hold nothing that can be learnt from.
+        InputError: The datasets hold nothing that can be learnt from, or cannot be read.
         OutputError: The folder cannot be written.
     """
     datasets = list(datasets)
-    content = [[d.name, d.kind, d.count] for d in datasets]
+    content = [[d.name, d.kind, d.count, d.identity] for d in datasets]
     origin = {"side_px": SIDE_PX, "teacher": teacher_id, "datasets": content}
     index, data = folder / "bank.json", folder / "bank.bin"
-    if not _is_made(index, data, origin):
-        try:
+    made = _read_index(index, data, origin)
+    if made is None:
+        with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             index.unlink(missing_ok=True)
-            entries = _write(data, datasets, teacher, progress)
-            document = {"origin": origin, "entries": entries}
-            part = index.with_suffix(".part")
+        entries = _write(data, datasets, teacher, progress)
+        document = {"origin": origin, "entries": [asdict(entry) for entry in entries]}
+        part = index.with_suffix(".part")
+        with _writing(index):
             part.write_text(json.dumps(document), encoding="utf-8")
             part.replace(index)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OutputError(f"cannot be written: {reason}", path=folder) from error
-    return _open(index, data)
+    else:
+        entries = made
+    identity = hashlib.sha256(json.dumps(origin).encode()).hexdigest()
+    return _open(entries, data, identity)
 
 
-def _is_made(index: Path, data: Path, origin: dict[str, object]) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the index says of one record."""
+
+    name: str
+    kind: str
+    aspect: float
+    has_soft: bool
+    is_validation: bool
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot be written: {reason}", path=path) from error
+
+
+def _read_index(index: Path, data: Path, origin: dict[str, object]) -> list[_Entry] | None:
+    """Return the records of a bank that was made of the same, or None."""
     try:
         document = json.loads(index.read_text(encoding="utf-8"))
-        size = data.stat().st_size
-        expected = len(document["entries"]) * _PLANES * SIDE_PX**2
+        entries = [_Entry(**entry) for entry in document["entries"]]
+        is_whole = data.stat().st_size == len(entries) * _PLANES * SIDE_PX**2
+        is_same = document["origin"] == origin
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(document.get("origin") == origin and size == expected)
+        return None
+    return entries if is_whole and is_same else None
 
 
 def _write(
@@ -161,22 +198,47 @@ def _write(
     datasets: list[Dataset],
     teacher: Teacher | None,
     progress: Callable[[int, int], None] | None,
-) -> list[list[object]]:
-    """Append a record for every example; return (name, kind, aspect, has_soft) of each."""
-    entries: list[list[object]] = []
+) -> list[_Entry]:
+    """Write a record for every example, under another name until all are there."""
+    entries: list[_Entry] = []
     total = sum(dataset.count for dataset in datasets)
-    examples = itertools.chain.from_iterable(dataset.examples() for dataset in datasets)
-    with path.open("wb") as file:
-        for done, example in enumerate(examples):
-            if progress is not None:
-                progress(done, total)
-            needs_soft = example.kind in ("pair", "photo")
-            if example.kind == "photo" and teacher is None:
-                continue
-            soft = teacher(example.rgb) if teacher is not None and needs_soft else None
-            file.write(_record(example, soft).tobytes())
-            height, width = example.rgb.shape[:2]
-            entries.append([example.name, example.kind, width / height, soft is not None])
+    done = 0
+    part = path.with_suffix(".part")
+    with _writing(part):
+        file = part.open("wb")
+    try:
+        with file:
+            for dataset in datasets:
+                for example in dataset.examples():
+                    if progress is not None:
+                        progress(done, total)
+                    done += 1
+                    is_photo = example.kind == "photo"
+                    if is_photo and teacher is None:
+                        continue
+                    needs_soft = teacher is not None and (is_photo or example.kind == "pair")
+                    soft = teacher(example.rgb) if teacher is not None and needs_soft else None
+                    with _writing(part):
+                        file.write(_record(example, soft).tobytes())
+                    height, width = example.rgb.shape[:2]
+                    key = split_key(dataset.name, example.name)
+                    entries.append(
+                        _Entry(
+                            example.name,
+                            example.kind,
+                            width / height,
+                            needs_soft,
+                            is_validation(key),
+                        )
+                    )
+            with _writing(part):
+                file.flush()
+        with _writing(path):
+            part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
     if progress is not None:
         progress(total, total)
     return entries
@@ -200,15 +262,9 @@ def _squeeze(picture: NDArray[Any]) -> NDArray[Any]:
     return cv2.resize(picture, size, interpolation=method)
 
 
-def _open(index: Path, data: Path) -> Bank:
-    entries = json.loads(index.read_text(encoding="utf-8"))["entries"]
-    names = tuple(name for name, _, _, _ in entries)
-    kind = torch.tensor([KINDS.index(kind) for _, kind, _, _ in entries], dtype=torch.int64)
-    validation = torch.tensor([is_validation(name) for name in names], dtype=torch.bool)
-    has_truth = kind == KINDS.index("pair")
-    can_be_shown = has_truth | (kind == KINDS.index("photo"))
-    can_be_composed = kind == KINDS.index("cutout")
-    if not (can_be_shown & ~validation).any() and not (can_be_composed & ~validation).any():
+def _open(entries: list[_Entry], data: Path, identity: str) -> Bank:
+    trained = {entry.kind for entry in entries if not entry.is_validation}
+    if not trained & {"pair", "photo", "cutout"}:
         raise InputError(
             "there is nothing to learn from",
             hint="Give pictures with masks, cut-outs, or photos and a --teacher",
@@ -218,9 +274,10 @@ def _open(index: Path, data: Path) -> Bank:
     mapped = np.memmap(data, np.uint8, mode="c", shape=shape)
     return Bank(
         records=torch.from_numpy(mapped),
-        kind=kind,
-        aspect=torch.tensor([aspect for _, _, aspect, _ in entries], dtype=torch.float32),
-        has_soft=torch.tensor([soft for _, _, _, soft in entries], dtype=torch.bool),
-        is_validation=validation,
-        names=names,
+        kind=torch.tensor([KINDS.index(entry.kind) for entry in entries], dtype=torch.int64),
+        aspect=torch.tensor([entry.aspect for entry in entries], dtype=torch.float32),
+        has_soft=torch.tensor([entry.has_soft for entry in entries], dtype=torch.bool),
+        is_validation=torch.tensor([entry.is_validation for entry in entries], dtype=torch.bool),
+        names=tuple(entry.name for entry in entries),
+        identity=identity,
     )

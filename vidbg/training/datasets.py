@@ -11,6 +11,7 @@ All colours are 8-bit sRGB, all alpha is straight and 8-bit. Nothing is larger t
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import io
 import itertools
@@ -21,7 +22,7 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -103,12 +104,15 @@ class Dataset:
         examples: Starts reading them: one at a time, always in the same order. It can be
             called again, and pickled for another process. Iterating raises
             :class:`~vidbg.errors.InputError` where a clip and its masks part.
+        identity: Digest of what it would read: paths, sizes and times of change of its files,
+            and how they are read.
     """
 
     name: str
     kind: Kind
     count: int
     examples: Callable[[], Iterator[Example]]
+    identity: str
 
 
 class _UnreadableError(Exception):
@@ -191,7 +195,8 @@ def _pictures_dataset(folder: Path, name: str, kind: Kind) -> list[Dataset]:
     if not files:
         logger.warning("%s: left out, no pictures in it", folder)
         return []
-    return [Dataset(name, kind, len(files), partial(_read_pictures, kind, name, files))]
+    reading = partial(_read_pictures, kind, name, files)
+    return [Dataset(name, kind, len(files), reading, _identity(kind, files.values()))]
 
 
 def _pairs_dataset(folder: Path, name: str) -> Dataset:
@@ -204,12 +209,25 @@ def _pairs_dataset(folder: Path, name: str) -> Dataset:
             hint="The mask of images/a.jpg is masks/a.png",
         )
     _report_without_mask(folder, "images", len(images) - len(pairs), len(images))
-    return Dataset(name, "pair", len(pairs), partial(_read_pairs, name, pairs))
+    identity = _identity("pair", itertools.chain.from_iterable(pairs.values()))
+    return Dataset(name, "pair", len(pairs), partial(_read_pairs, name, pairs), identity)
 
 
 def _report_without_mask(folder: Path, what: str, without: int, of: int) -> None:
     if without:
         logger.warning("%s: %d of %d %s left out, they have no mask", folder, without, of, what)
+
+
+def _identity(how: str, paths: Iterable[Path]) -> str:
+    """Return a digest of files as they are now, and of a word on how they are read."""
+    digest = hashlib.sha256(how.encode())
+    for path in paths:
+        try:
+            facts = os.stat(path)
+        except OSError:  # it will be left out, or is there the next time
+            continue
+        digest.update(f"{str(path)!a} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 # Names ----------------------------------------------------------------------------------------
@@ -558,7 +576,9 @@ def _clips_dataset(folder: Path, name: str) -> Dataset:
         count += -(-frames // CLIP_FRAME_STEP)
     if not clips:
         raise InputError("none of its clips can be read", path=folder)
-    return Dataset(name, "pair", count, partial(_read_clips, name, tuple(clips)))
+    paths = [path for clip in clips for path in (clip.path, clip.masks, *clip.mask_pictures)]
+    identity = _identity(f"every {CLIP_FRAME_STEP}", paths)
+    return Dataset(name, "pair", count, partial(_read_clips, name, tuple(clips)), identity)
 
 
 def _with_masks(stem: str, path: Path, masks: Mapping[str, Path], folder: Path) -> _Clip | None:
@@ -755,7 +775,9 @@ def coco(annotations: Path, images: Path, category: str) -> Dataset:
         reason = f"none of the {len(shown)} pictures with a {category} is in {images}"
         raise InputError(reason if shown else f"no picture has a {category}", path=annotations)
     name = _spelled(Path(annotations.stem))
-    return Dataset(name, "pair", len(found), partial(_read_annotated, name, found))
+    paths = [annotations, *(picture.path for picture in found.values())]
+    identity = _identity(category, paths)
+    return Dataset(name, "pair", len(found), partial(_read_annotated, name, found), identity)
 
 
 def _mask_functions() -> Any:

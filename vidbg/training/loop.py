@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidbg.errors import InputError, OutputError, WeightsError
+from vidbg.errors import DeviceError, InputError, OutputError, WeightsError
 from vidbg.matting import architectures
 from vidbg.training import BEST, CHECKPOINT, augment, losses
 from vidbg.training.bank import Bank
@@ -72,6 +72,8 @@ class Recipe:
             raise ValueError("a training needs an end: steps or a time budget")
         if not self.sizes_px or any(side < 32 or side % _SIZE_STEP_PX for side in self.sizes_px):
             raise ValueError(f"sizes are multiples of {_SIZE_STEP_PX}, not {self.sizes_px}")
+        if self.batch_size < 2:
+            raise ValueError("batch norm has nothing to average in batches of one picture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ def train(
     ``folder`` holds ``last.pt``, from which a later call with the same recipe goes on to
     the step, and ``best.pt``, the averaged weights with the best validation IoU. Both are
     written under another name and renamed, at every validation, every
-    ``checkpoint_every_s`` seconds, and when the generator is closed.
+    ``checkpoint_every_s`` seconds, and when the generator is closed. What interrupts it
+    within a step leaves the checkpoint before.
 
     Args:
         network: Gives logits, with ``side_outputs=True`` a tuple of them, the fused map first.
@@ -138,30 +141,76 @@ def train(
         InputError: A checkpoint is there that is damaged or of another recipe.
         OutputError: A checkpoint cannot be written.
         WeightsError: The loss is not finite.
+        DeviceError: The device's memory does not hold a batch.
     """
     # Gradients of pixels that are right long since get so small that a CPU computes with them
     # in microcode: a fifth of a step's time.
     torch.set_flush_denormal(True)
+    state = read_checkpoint(folder, recipe)
     run = _Run(network, bank, recipe, folder, device)
-    run.resume()
+    if state is not None:
+        run.resume(state)
     saved_s = time.monotonic()
+    saved_step = run.step
+    is_last = run.is_done()
+    is_between_steps = True
     try:
-        while not run.is_done():
-            report = run.advance()
+        while not is_last:
+            is_between_steps = False
+            try:
+                report = run.advance()
+            except torch.cuda.OutOfMemoryError as error:
+                raise DeviceError(
+                    f"the memory of {device} does not hold a batch of {recipe.batch_size}",
+                    hint="Start again with a smaller --batch-size",
+                ) from error
+            is_between_steps = True
+            # Asked once: the clock that a time budget goes by does not stand still.
             is_last = run.is_done()
-            if is_last or run.step % recipe.validate_every == 0:
-                report = run.validated(report)
+            is_measured = is_last or run.step % recipe.validate_every == 0
+            if is_measured:
+                report = run.validated(report, is_last=is_last)
+            if is_measured or time.monotonic() - saved_s > checkpoint_every_s:
                 run.save()
-                saved_s = time.monotonic()
-            elif time.monotonic() - saved_s > checkpoint_every_s:
-                run.save()
-                saved_s = time.monotonic()
+                saved_s, saved_step = time.monotonic(), run.step
             yield report
-    except (WeightsError, OutputError):  # nothing worth keeping, or nowhere to keep it
-        raise
-    except BaseException:
-        run.save()
-        raise
+    finally:
+        # Half a step is no state to go on from: then the checkpoint before it stands.
+        if is_between_steps and run.step > saved_step:
+            run.save()
+
+
+def read_checkpoint(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Return what a folder's training goes on from, None if it holds none.
+
+    Raises:
+        InputError: The checkpoint is damaged, or of another recipe.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        theirs = json.loads(state["recipe"])
+    except Exception as error:  # what a damaged pickle raises depends on the damage
+        raise InputError(
+            "is not a checkpoint of a training", path=path, hint="Choose another folder"
+        ) from error
+    ours = json.loads(json.dumps(asdict(recipe)))
+    changed = [
+        f"{name} was {theirs.get(name)}, now {value}"
+        for name, value in ours.items()
+        # A longer schedule, or other arithmetic, is still the same training.
+        if name not in ("steps", "time_budget_s", "precision", "validate_every")
+        and theirs.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"belongs to a training with another recipe ({changed[0]})",
+            path=path,
+            hint="Choose another folder, and start from its weights with --init",
+        )
+    return state
 
 
 class _Run:
@@ -196,6 +245,7 @@ class _Run:
         self._pictures = 0
         self._spent_s = 0.0
         self._best_iou = -1.0
+        self._pictures_id = bank.identity
         self._since_s = time.monotonic()
 
     def _elapsed_s(self) -> float:
@@ -221,12 +271,13 @@ class _Run:
             group["lr"] = rate
         height, width = self._size(done)
         fresh = max(1, recipe.batch_size - recipe.batch_size // _JITTER_EVERY)
-        first = self._sampler.draw(fresh, height, width)
+        batch = self._sampler.draw(fresh, height, width)
         again = recipe.batch_size - fresh
-        # The parts of a batch lie one after another, so those shown again are drawn from all.
-        order = torch.randperm(fresh, generator=self._choices)[:again].to(self._device)
-        second, theta = self._sampler.jittered(_chosen(first, order))
-        batch = _both(first, second)
+        if again:
+            # The parts of a batch lie one after another: those shown again are drawn from all.
+            order = torch.randperm(fresh, generator=self._choices)[:again].to(self._device)
+            second, theta = self._sampler.jittered(_chosen(batch, order))
+            batch = _both(batch, second)
 
         self._network.train()
         x = normalised(batch.rgb).contiguous(memory_format=torch.channels_last)
@@ -241,7 +292,8 @@ class _Run:
         value = loss.item()
         if not math.isfinite(value):
             raise WeightsError(
-                f"the loss is {value} at step {self.step + 1}", hint="Lower the learning rate"
+                f"the loss is {value} at step {self.step + 1}",
+                hint="Start another training from these weights, with --init and a lower --lr",
             )
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -288,8 +340,11 @@ class _Run:
             else:
                 self._average[name].copy_(tensor)
 
-    def validated(self, report: Step) -> Step:
-        """Measure the averaged weights; keep them if they are the best so far."""
+    def validated(self, report: Step, *, is_last: bool) -> Step:
+        """Measure the averaged weights; keep them if they are the best so far.
+
+        Without anything to measure them by, the last are kept.
+        """
         own = {name: t.detach().clone() for name, t in self._network.state_dict().items()}
         self._network.load_state_dict(self._average)
         try:
@@ -297,8 +352,10 @@ class _Run:
                 iou, empty = validate(self._network, self._bank, self._device)
         finally:
             self._network.load_state_dict(own)
-        if iou is not None and iou > self._best_iou:
+        is_best = is_last if iou is None else iou > self._best_iou
+        if iou is not None and is_best:
             self._best_iou = iou
+        if is_best:
             self._write(BEST, {"model": self._model()} | self._facts())
         return replace(report, validation_iou=iou, empty_alpha=empty)
 
@@ -313,6 +370,7 @@ class _Run:
             "pictures": self._pictures,
             "elapsed_s": self._elapsed_s(),
             "best_iou": self._best_iou,
+            "pictures_id": self._pictures_id,
         }
 
     def save(self) -> None:
@@ -340,42 +398,27 @@ class _Run:
             reason = str(error).splitlines()[0]
             raise OutputError(f"cannot be written: {reason}", path=path) from error
 
-    def resume(self) -> None:
-        """Go on from the folder's checkpoint, if there is one."""
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what :func:`read_checkpoint` returned."""
         path = self._folder / CHECKPOINT
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            theirs = json.loads(state["recipe"])
-        except Exception as error:  # what a damaged pickle raises depends on the damage
-            raise InputError(
-                "is not a checkpoint of a training", path=path, hint="Choose another folder"
-            ) from error
-        ours = json.loads(json.dumps(asdict(self._recipe)))
-        changed = [
-            f"{name} was {theirs.get(name)}, now {value}"
-            for name, value in ours.items()
-            # A longer schedule, or other arithmetic, is still the same training.
-            if name not in ("steps", "time_budget_s", "precision", "validate_every")
-            and theirs.get(name) != value
-        ]
-        if changed:
-            raise InputError(
-                f"belongs to a training with another recipe ({changed[0]})",
-                path=path,
-                hint="Choose another folder, or start from its weights with --init",
-            )
         try:
             self._network.load_state_dict(state["network"])
             self._average = {n: t.to(self._device) for n, t in state["model"].items()}
             self._optimizer.load_state_dict(state["optimizer"])
-            self._scaler.load_state_dict(state["scaler"])
+            # Only half precision has a state: empty before or after a change from or to it.
+            if state["scaler"] and self._scaler.is_enabled():
+                self._scaler.load_state_dict(state["scaler"])
             self._choices.set_state(state["choices"])
-            if len(state["noise"]) == len(self._noise.get_state()):
+            if len(state["noise"]) == len(self._noise.get_state()):  # of the same kind of device
                 self._noise.set_state(state["noise"])
             self.step, self._pictures = state["step"], state["pictures"]
-            self._spent_s, self._best_iou = state["elapsed_s"], state["best_iou"]
+            self._spent_s = state["elapsed_s"]
+            if state["pictures_id"] == self._pictures_id:
+                self._best_iou = state["best_iou"]
+            else:
+                logger.warning(
+                    "the pictures are not those that %s was trained on: going on with them", path
+                )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError("is damaged or of another version", path=path) from error
         self._since_s = time.monotonic()
@@ -460,7 +503,8 @@ def validate(
     network.eval()
 
     def mattes(indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for chunk in torch.split(indices, batch_size):
+        # Splitting nothing gives one piece of nothing.
+        for chunk in torch.split(indices, batch_size) if len(indices) else ():
             records = bank.take(chunk, device)
             x = normalised(records[:, :3]).contiguous(memory_format=torch.channels_last)
             yield torch.sigmoid(network(x).float()), records[:, 3:4]
@@ -485,10 +529,12 @@ def teacher_iou(bank: Bank) -> float | None:
     indices = indices[bank.has_soft[indices]]
     if not len(indices):
         return None
-    records = bank.records[indices]
-    found, there = records[:, 4] > 127, records[:, 3] > 127
-    both, either = (found & there).sum(dim=(1, 2)), (found | there).sum(dim=(1, 2))
-    return torch.where(either > 0, both / either.clamp(min=1), 1.0).mean().item()
+    overlaps: list[Tensor] = []
+    for index in indices.tolist():
+        truth, soft = bank.records[index, 3] > 127, bank.records[index, 4] > 127
+        both, either = (truth & soft).sum(), (truth | soft).sum()
+        overlaps.append(torch.where(either > 0, both / either.clamp(min=1), 1.0))
+    return torch.stack(overlaps).mean().item()
 
 
 def _chosen(batch: augment.Batch, order: Tensor) -> augment.Batch:
