@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from checkpoints import random_u2netp
-from clips import make_clip, run_ffmpeg, stream_facts
+from clips import decode_planes, make_clip, run_ffmpeg, stream_facts
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 GREEN = str(SAMPLES / "talk.green.mp4")
@@ -61,6 +61,22 @@ def test_the_whole_job_with_a_network(clip: Path, checkpoint: Path, tmp_path: Pa
     assert run.stdout == f"{out}\n"
     facts = stream_facts(out)
     assert (facts.frames, str(facts.rate)) == (6, "24000/1001")
+
+
+def test_the_whole_job_with_what_is_built_in(tmp_path: Path) -> None:
+    """No options, no download: the network that comes with vidbg finds the person."""
+    folder = tmp_path / "weights"
+    unreachable = {"HTTPS_PROXY": "http://127.0.0.1:9", "VIDBG_WEIGHTS_DIR": str(folder)}
+    matte = tmp_path / "matte.mkv"
+    talk = SAMPLES / "talk.mp4"
+    run = vidbg(talk, "--matte", "--end", "0.1", "-o", matte, env=os.environ | unreachable)
+    assert run.returncode == 0, run.stderr
+    assert not folder.exists()
+    planes = [
+        decode_planes(path, "gray", count=1)[0][0] for path in (matte, SAMPLES / "talk.alpha.mkv")
+    ]
+    found, truth = (plane > plane.max() / 2 for plane in planes)
+    assert (found & truth).sum() / (found | truth).sum() > 0.8
 
 
 @pytest.mark.parametrize(
@@ -205,7 +221,7 @@ def test_a_checkpoint_of_another_architecture(clip: Path, tmp_path: Path) -> Non
     other = tmp_path / "resnet.pth"
     torch.save({"conv1.weight": torch.zeros(8, 3, 3, 3)}, other)
     run = vidbg(clip, "--bg", "red", "--weights", other, "-o", tmp_path / "out.mp4")
-    assert_one_line(run, 1, "resnet.pth", "not a U-2-Net")
+    assert_one_line(run, 1, "resnet.pth", "none of the networks", "u2netp")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX's")

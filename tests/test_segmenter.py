@@ -438,9 +438,20 @@ def test_the_default_model_is_used_when_nothing_is_asked_for(
         return checkpoint
 
     monkeypatch.setattr(segmenter_module, "ensure", ensure)
+    monkeypatch.setattr(segmenter_module, "default_model", lambda: "u2netp")
     assert load_segmenter(device="cpu").name == "u2netp"
     assert load_segmenter("u2netp", device="cpu").name == "u2netp"
     assert asked == ["u2netp", "u2netp"]
+
+
+def test_the_default_is_built_in_and_the_projects_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", str(tmp_path / "never made"))
+    network = load_segmenter(device="cpu")
+    assert network.name == "vidbg-s"
+    assert network.input_size(1920, 1080) == (256, 448)
+    assert not (tmp_path / "never made").exists()
 
 
 def test_no_download_for_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,7 @@ def known(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The registry's u2netp as this server has it."""
     spec = spec_for(server.url)
     monkeypatch.setattr(weights, "registry", lambda: {"u2netp": spec})
+    monkeypatch.setattr(weights, "default_model", lambda: "u2netp")
     return spec
 
 
@@ -150,7 +151,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_registry_is_complete_and_well_formed() -> None:
     registry = weights.registry()
-    assert {"u2net", "u2netp", "u2net_human_seg"} <= set(registry)
+    assert {"vidbg-s", "u2net", "u2netp", "u2net_human_seg"} <= set(registry)
+    assert weights.default_model() == "vidbg-s"
+    assert registry["vidbg-s"].embedded
+    assert registry["vidbg-s"].size_bytes < 5_000_000
     assert next(iter(registry)) == weights.default_model()
     for name, spec in registry.items():
         assert spec.name == name
@@ -159,7 +163,8 @@ def test_registry_is_complete_and_well_formed() -> None:
         assert bool(spec.urls) != spec.embedded
         assert all(url.startswith("https://") for url in spec.urls)
         assert re.fullmatch("[0-9a-f]{64}", spec.sha256)
-        assert spec.licence == "Apache-2.0"
+        own = "LicenseRef-research-data"  # which weights/MODEL_CARD.md explains
+        assert spec.licence == (own if spec.embedded else "Apache-2.0")
         assert spec.input_side_px == 320
     # float32 parameters and little else.
     assert registry["u2netp"].size_bytes == pytest.approx(1_131_181 * 4, rel=0.05)

@@ -29,6 +29,8 @@ Examples:
 Other commands:
   vidbg models           networks, their sizes and licences, what is on disk
   vidbg probe INPUT      what vidbg understands of a file
+  vidbg train DATA       a network from pictures of your own
+  vidbg export FILE      a trained network for other programs (ONNX) or to hand on
 
 Output formats: {_EXTENSIONS}
 """
@@ -95,12 +97,12 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.option(
     "--model",
     metavar="NAME",
-    help="A network (see `vidbg models`), or chroma for a green or blue screen. Default: u2netp.",
+    help="A network (see `vidbg models`), or chroma for a green or blue screen. Default: vidbg-s.",
 )
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="A U-2-Net or U-2-Net-p checkpoint of your own: .pth or .safetensors.",
+    help="A checkpoint of your own, .pth or .safetensors: from `vidbg train`, or any U-2-Net.",
 )
 @click.option(
     "--device",
