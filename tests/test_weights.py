@@ -6,7 +6,6 @@ Downloads come from a server on this machine that can be told to misbehave.
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 import os
 import pickle
@@ -613,17 +612,18 @@ def test_embedded_weights_that_are_missing_or_damaged(package: Path, content: by
     assert "\n" not in str(caught.value)
 
 
-def test_the_registry_and_what_is_embedded_are_found_without_installation(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    checkout = Path(__file__).parent.parent / "weights"
-
-    def files(name: str) -> Path:
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(importlib.resources, "files", files)
-    assert weights.package_dir() == checkout
-    assert (weights.package_dir() / "registry.json").is_file()
+def test_what_is_embedded_is_found_in_a_checkout_too() -> None:
+    checkout = Path(__file__).parent.parent
+    code = "from vidbg.matting import weights; print(weights.locate(weights.default_model()))"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(checkout)},
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(found.stdout.strip()) == checkout / "weights" / "vidbg-s.safetensors"
 
 
 def test_models_shows_what_is_built_in(package: Path) -> None:
