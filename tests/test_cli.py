@@ -205,7 +205,7 @@ def test_a_checkpoint_of_another_architecture(clip: Path, tmp_path: Path) -> Non
     other = tmp_path / "resnet.pth"
     torch.save({"conv1.weight": torch.zeros(8, 3, 3, 3)}, other)
     run = vidbg(clip, "--bg", "red", "--weights", other, "-o", tmp_path / "out.mp4")
-    assert_one_line(run, 1, "resnet.pth", "not a U-2-Net")
+    assert_one_line(run, 1, "resnet.pth", "none of the networks")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX's")
