@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from vidbg.evaluation import metrics
 from vidbg.matting.architectures import load_network
 from vidbg.matting.segmenter import Segmenter, load_segmenter
 from vidbg.matting.weights import ensure
-from vidbg.training import metrics
 
 Picture = NDArray[np.uint8]
 Scores = dict[str, float]

@@ -185,6 +185,7 @@ rates = st.sampled_from([*RATES, Fraction(10), Fraction(179, 6), Fraction(1), Fr
     begin=st.fractions(min_value=0, max_value=Fraction(99, 100), max_denominator=1000),
     end=st.sampled_from(background.ENDS),
     batch_size=st.integers(1, 5),
+    first=st.sampled_from([0, 1, 7, 60, 1000]),
 )
 def test_every_frame_shows_the_nearest_of_the_background(
     plain_info: VideoInfo,
@@ -194,14 +195,20 @@ def test_every_frame_shows_the_nearest_of_the_background(
     begin: Fraction,
     end: str,
     batch_size: int,
+    first: int,
 ) -> None:
     info = replace(plain_info, frame_rate=own_rate, frame_count=frames, duration=frames / own_rate)
     start_s = begin * info.duration
     shown = Imagined(
-        info, target(rate, size=(1, 1)), end=end, start_s=start_s, batch_size=batch_size
+        info,
+        target(rate, size=(1, 1)),
+        end=end,
+        start_s=start_s,
+        batch_size=batch_size,
+        first=first,
     )
     found = take(shown, 120)[0].reshape(-1)
-    wanted = nearest(120, rate, frames, own_rate, start_s, end)
+    wanted = nearest(first + 120, rate, frames, own_rate, start_s, end)[first:]
     black = background.solid((0, 0, 0), target(rate, size=(1, 1)))[0].item()
     assert found.tolist() == [black if number == -1 else number for number in wanted]
 
@@ -272,6 +279,17 @@ def test_backgrounds_begin_where_they_are_told(counting: object, suffix: str, st
         shown = BackgroundVideo(probe(path), target("24"), end=end, start_s=begin_s)
         found = frame_numbers(take(shown, 30)[0])
         assert found == nearest(30, Fraction(24), 500, Fraction(25), begin_s, end)
+
+
+@pytest.mark.parametrize("end", background.ENDS)
+@pytest.mark.parametrize("first", [1, 250, 479, 480, 481, 700])
+def test_a_background_seen_from_amid_the_clip(counting: object, end: str, first: int) -> None:
+    path = counting(".mp4", 500, "25", options=("-g", "250"))  # type: ignore[operator]
+    found = frame_numbers(
+        take(BackgroundVideo(probe(path), target("24"), end=end, first=first), 3)[0]
+    )
+    wanted = nearest(first + 3, Fraction(24), 500, Fraction(25), Fraction(0), end)[first:]
+    assert found == [max(0, number) for number in wanted]
 
 
 def test_a_background_that_ends_before_its_start(plain_clip: Path) -> None:

@@ -434,3 +434,31 @@ def test_a_real_clip_with_the_reference_weights(shared_dir: Path, tmp_path: Path
         for m, t in zip(mattes, truth, strict=True)
     ]
     assert np.mean(overlap) > 0.9  # the per-frame network alone has 0.95
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, None), (0, 3), (5, None), (4, 7), (9, 10)])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_mattes_of_a_part_are_those_of_the_whole(
+    plain_clip: Path, first: int, stop: int | None, batch_size: int
+) -> None:
+    class Brightness(Painter):
+        """Stateless, as segmenters are: the matte is the picture."""
+
+        def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return (rgb[..., 1] / np.float32(255)).astype(np.float32)
+
+    def mattes(first: int, stop: int | None) -> dict[int, NDArray[np.float32]]:
+        job = pipeline.matte_job(plain_clip, smooth=0.7, batch_size=batch_size)
+        batches = pipeline.read_mattes(job, info, Brightness(everything), first=first, stop=stop)
+        found: dict[int, NDArray[np.float32]] = {}
+        for batch in batches:
+            assert len(batch.matte) == len(batch.thumbnails) == len(batch.frames)
+            for number, matte in enumerate(batch.matte):
+                found[batch.frames.first_index + number] = matte
+        return found
+
+    info = probe(plain_clip)
+    whole, part = mattes(0, None), mattes(first, stop)
+    assert list(part) == list(range(first, 10 if stop is None else stop))
+    for number, matte in part.items():
+        np.testing.assert_array_equal(matte, whole[number])

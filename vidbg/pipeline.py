@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from vidbg import colour as colours
 from vidbg import composite
@@ -23,15 +25,13 @@ from vidbg.media import audio, background, encode, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.probe import check_readable, probe
 from vidbg.prefetch import Prefetch
-from vidbg.temporal.smooth import DEFAULT_STRENGTH, smooth
+from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FRAMES, smooth
 
 if TYPE_CHECKING:
     from vidbg.frames import Plane, Planes
     from vidbg.matting.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 CHROMA_MODEL = "chroma"
 # The default radius of --bg blur, as a share of the frame's height: a clearly blurred room
@@ -143,14 +143,9 @@ class Result:
     lost_frames: int
 
 
-class Options(TypedDict, total=False):
-    """The optional fields of :class:`Job`, as keyword arguments."""
+class Matting(TypedDict, total=False):
+    """How mattes are made: fields of :class:`Job`, as keyword arguments."""
 
-    bg_fit: str
-    bg_end: str
-    bg_start_s: Fraction
-    start_s: Fraction | None
-    end_s: Fraction | None
     model: str | None
     weights: str | Path | None
     device: str
@@ -161,6 +156,26 @@ class Options(TypedDict, total=False):
     smoothness: float
     smooth: float | None
     allow_damaged: bool
+
+
+class Options(Matting, total=False):
+    """The optional fields of :class:`Job`, as keyword arguments."""
+
+    bg_fit: str
+    bg_end: str
+    bg_start_s: Fraction
+    start_s: Fraction | None
+    end_s: Fraction | None
+
+
+def matte_job(source: str | Path, **options: Unpack[Matting]) -> Job:
+    """Return a job whose mattes are only looked at, by :func:`read_mattes`: it writes nothing.
+
+    Args:
+        source: The clip or picture.
+        **options: See :class:`Job`.
+    """
+    return Job(Path(source), encode.Output(Path(os.devnull), "matte", "ffv1"), **options)
 
 
 def run(
@@ -189,30 +204,15 @@ def run(
     first, stop, total = _frame_range(job, info)
     behind_info = _background_info(job)
     sound = _sound(job, behind_info)
-    if segmenter is None and job.model == CHROMA_MODEL:
-        segmenter = _keyer(job, info, first, stop)
-    elif segmenter is None:
-        segmenter = _network(job, on_download)
+    if segmenter is None:
+        segmenter = load(job, info, first, stop, on_download=on_download)
     batch_size = _batch_size(job, segmenter, info)
     scenery = _scenery(job, info, behind_info, batch_size)
     if on_start is not None:
         on_start(info, total)
     frames_began = time.monotonic()
 
-    running: list[Prefetch[Any]] = []
-
-    def ahead(items: Iterable[T], name: str) -> Iterator[T]:
-        stage = Prefetch(items, _AHEAD, name)
-        running.append(stage)
-        return stage
-
-    def close_all() -> None:
-        # Upstream first: a stage that waits for frames is let go by the one it waits for.
-        for stage in running:
-            stage.close()
-
     with ExitStack() as cleanup:
-        cleanup.callback(close_all)
         reader = FrameReader(
             info,
             batch_size=batch_size,
@@ -220,14 +220,15 @@ def run(
             stop=stop,
             allow_damaged=job.allow_damaged,
         )
-        frames = ahead(reader, "decode")
-        matted = ahead(segment(frames, segmenter, info), "segment")
-        steady = smooth(matted, _strength(job, segmenter))
-        behind = None if scenery is None else ahead(scenery, "background")
+        steady = cleanup.enter_context(_matted(job, reader, segmenter))
+        behind = None
+        if scenery is not None:
+            behind = cleanup.enter_context(Prefetch(scenery, _AHEAD, "background"))
+        finished = finisher(job, info, segmenter)
         window = _window(info, first, total)
         sink = cleanup.enter_context(encode.Sink(job.output, info, window, sound))
         for batch in steady:
-            sink.write(*finish(job, batch, behind))
+            sink.write(*finished(batch, behind))
             if on_progress is not None:
                 on_progress(_progress(sink.frames_written, total, info, frames_began))
             del batch  # or it stays in memory while the next one is made
@@ -237,6 +238,103 @@ def run(
         frame_rate=info.frame_rate,
         seconds=time.monotonic() - began,
         lost_frames=_lost_frames(reader),
+    )
+
+
+def read_mattes(
+    job: Job, info: VideoInfo, segmenter: Segmenter, *, first: int = 0, stop: int | None = None
+) -> Iterator[MattedBatch]:
+    """Yield a clip's frames with their final mattes, as a :func:`finisher` takes them.
+
+    What :func:`run` works on, for those who look at the mattes instead of writing a file. The
+    smoother sees the frames before ``first`` that its mattes depend on, and those after ``stop``:
+    frames come as they do in the whole clip. Frames outside are not yielded.
+
+    Args:
+        job: What to do. Its output, background and times are not looked at.
+        info: The clip.
+        segmenter: What makes the mattes, such as :func:`load` returns.
+        first: Index of the first frame.
+        stop: Index after the last frame, or None for the end.
+
+    Raises:
+        VidbgError: It cannot be done.
+    """
+    is_smoothed = _strength(job, segmenter) > 0
+    last = None if stop is None else stop + is_smoothed * LOOKAHEAD_FRAMES
+    if last is not None and info.frame_count is not None:
+        last = min(last, info.frame_count)
+    reader = FrameReader(
+        info,
+        batch_size=_batch_size(job, segmenter, info),
+        first=max(0, first - is_smoothed * PREROLL_FRAMES),
+        stop=last,
+        allow_damaged=job.allow_damaged,
+    )
+    with _matted(job, reader, segmenter) as steady:
+        for batch in steady:
+            begin = batch.frames.first_index
+            part = _frames_of(
+                batch, first - begin, len(batch.frames) if stop is None else stop - begin
+            )
+            if part is not None:
+                yield part
+            del batch, part
+
+
+def load(
+    job: Job,
+    info: VideoInfo,
+    first: int = 0,
+    stop: int | None = None,
+    *,
+    on_download: Callable[[int, int], None] | None = None,
+) -> Segmenter:
+    """Return what makes a job's mattes: the keyer, with its colour found, or the network.
+
+    Args:
+        job: What to do.
+        info: The clip.
+        first: Index of the first frame in which the screen's colour is looked for.
+        stop: Index after the last such frame, or None for the end.
+        on_download: Called with bytes had and bytes in all while weights are fetched.
+
+    Raises:
+        VidbgError: There is no screen in the clip, or the network cannot be had.
+    """
+    if job.model == CHROMA_MODEL:
+        return _keyer(job, info, first, stop)
+    return _network(job, on_download)
+
+
+@contextmanager
+def _matted(job: Job, reader: FrameReader, segmenter: Segmenter) -> Iterator[Iterator[MattedBatch]]:
+    """Decode and segment ahead, each in a thread of its own; give the steady mattes."""
+    with (
+        Prefetch(reader, _AHEAD, "decode") as frames,
+        Prefetch(segment(frames, segmenter, reader.info), _AHEAD, "segment") as matted,
+    ):
+        # Upstream first: a stage that waits for frames is let go by the one it waits for.
+        try:
+            yield smooth(matted, _strength(job, segmenter))
+        finally:
+            frames.close()
+
+
+def _frames_of(batch: MattedBatch, first: int, stop: int) -> MattedBatch | None:
+    """Return those frames of a batch that there are of a range, or None where there are none."""
+    frames = batch.frames
+    first, stop = max(0, first), min(stop, len(frames))
+    if first >= stop:
+        return None
+    if stop - first == len(frames):
+        return batch
+    one, two, three = (plane[first:stop] for plane in frames.planes)
+    source_alpha = None if frames.source_alpha is None else frames.source_alpha[first:stop]
+    return MattedBatch(
+        FrameBatch((one, two, three), frames.format, frames.first_index + first, source_alpha),
+        batch.thumbnails[first:stop],
+        batch.matte[first:stop],
     )
 
 
@@ -256,6 +354,19 @@ def segment(
         thumbnails = colours.planes_to_rgb(batch.planes, batch.format, colour, size)
         yield MattedBatch(batch, thumbnails, segmenter(thumbnails))
         del batch, thumbnails
+
+
+def finisher(
+    job: Job, info: VideoInfo, segmenter: Segmenter
+) -> Callable[[MattedBatch, Iterator[Planes] | None], tuple[Planes, Plane | None]]:
+    """Return :func:`finish` with all of a job's settings: what takes batches and backgrounds.
+
+    Args:
+        job: What to do.
+        info: The clip.
+        segmenter: What made the mattes.
+    """
+    return partial(finish, job)
 
 
 def finish(
@@ -411,8 +522,26 @@ def _background_info(job: Job) -> VideoInfo | None:
     return probe(path)
 
 
+def read_background(job: Job, info: VideoInfo, first: int) -> Iterable[Planes] | None:
+    """Return the background of single frames, as :func:`finish` takes it, or None without one.
+
+    Args:
+        job: What to do.
+        info: The clip.
+        first: Index of the clip's frame to begin with.
+
+    Raises:
+        VidbgError: The background cannot be read.
+    """
+    return _scenery(job, info, _background_info(job), batch_size=1, first=first)
+
+
 def _scenery(
-    job: Job, info: VideoInfo, behind_info: VideoInfo | None, batch_size: int
+    job: Job,
+    info: VideoInfo,
+    behind_info: VideoInfo | None,
+    batch_size: int,
+    first: int = 0,
 ) -> Iterable[Planes] | None:
     """Return an endless iterable of background planes, or None where none come from outside."""
     chosen = job.background
@@ -437,6 +566,7 @@ def _scenery(
         end=job.bg_end,
         start_s=job.bg_start_s,
         batch_size=batch_size,
+        first=first,
     )
 
 

@@ -17,12 +17,17 @@ from vidbg.errors import VidbgError
 
 # A first word that is one of these is the command; a file of that name is written "./probe".
 COMMANDS = {
+    "eval": "vidbg.cli.eval:evaluate",
     "export": "vidbg.cli.export:export",
     "models": "vidbg.cli.models:models",
+    "preview": "vidbg.cli.preview:preview",
     "probe": "vidbg.cli.probe:show",
     "train": "vidbg.cli.train:train",
 }
 _DEFAULT = "vidbg.cli.run:run"
+
+# Where --json names a file to write, standard output is no stream of events.
+_JSON_IS_A_FILE = {"eval"}
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -44,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _dispatch(arguments: list[str]) -> int:
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     module_name, _, attribute = COMMANDS.get(name or "", _DEFAULT).partition(":")
-    debug, as_json = "--debug" in arguments, "--json" in arguments
+    debug = "--debug" in arguments
+    as_json = "--json" in arguments and name not in _JSON_IS_A_FILE
     try:
         _unwind_on_signals()
         command: click.Command = getattr(importlib.import_module(module_name), attribute)

@@ -182,6 +182,19 @@ class Reporter:
             err=True,
         )
 
+    def pictures(self, count: int, total: int) -> None:
+        """Show how many of a folder's pictures are done."""
+        if self._shows_bar():
+            from tqdm import tqdm
+
+            if self._bar is None or self._bar.unit != "picture":
+                if self._bar is not None:  # of a download
+                    self._bar.close()
+                self._bar = tqdm(total=total, unit="picture", dynamic_ncols=True)
+            self._bar.update(count - self._bar.n)
+        elif not self._quiet and self._is_due(_LINE_EVERY_S):
+            click.echo(f"{count}/{total} pictures", err=True)
+
     def done(self, result: Result) -> None:
         """Say what was made: its path on standard output."""
         if self._bar is not None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidbg import __version__
-from vidbg.cli.parameters import Device, Key, Share, Time
+from vidbg.cli.matting import matting_fields, matting_options
+from vidbg.cli.parameters import Time
 from vidbg.media.formats import CONTAINERS, VIDEO_CODECS
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ Examples:
 \b
 Other commands:
   vidbg models           networks, their sizes and licences, what is on disk
+  vidbg preview INPUT    a few frames side by side, before the whole job
   vidbg probe INPUT      what vidbg understands of a file
   vidbg train DATA       a network from pictures of your own
   vidbg export FILE      a trained network for other programs (ONNX) or to hand on
+  vidbg eval CLIP TRUTH  how good the mattes are, in the figures of the literature
 
 Output formats: {_EXTENSIONS}
 """
@@ -94,51 +97,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 )
 @click.option("--crf", type=int, help="Quality; lower is better and larger. H.264: 19.")
 @click.option("--preset", help="Encoder speed, slower is smaller. H.264: veryfast.")
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="A network (see `vidbg models`), or chroma for a green or blue screen. Default: vidbg-s.",
-)
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    help="A checkpoint of your own, .pth or .safetensors: from `vidbg train`, or any U-2-Net.",
-)
-@click.option(
-    "--device",
-    type=Device(),
-    default="auto",
-    show_default=True,
-    help="auto, cpu, cuda, cuda:N or mps.",
-)
-@click.option(
-    "--batch-size", type=click.IntRange(1, 256), help="Frames per call. Default: by memory."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-    default="auto",
-    show_default=True,
-)
-@click.option("--key", type=Key(), help="Screen colour for --model chroma. Default: auto.")
-@click.option(
-    "--similarity",
-    type=Share(),
-    help="Chroma: how far from the key still counts as screen, 0 to 1.",
-)
-@click.option(
-    "--smoothness",
-    type=Share(),
-    help="Chroma: how softly the edge falls off, 0 to 1.",
-)
-@click.option(
-    "--smooth",
-    type=Share(),
-    help="Steadiness of the matte over time, 0 (each frame alone) to 1.",
-)
-@click.option(
-    "--allow-damaged", is_flag=True, help="Keep what decodes of a damaged or cut-off file."
-)
+@matting_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for scripts.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -194,7 +153,6 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     """Return the job that the options describe, all of them checked."""
     from vidbg import pipeline
     from vidbg.errors import OutputError
-    from vidbg.matting import chroma, weights
     from vidbg.media import background, encode
 
     source: Path = options["source"]
@@ -211,15 +169,7 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     if options["end"] is not None and options["end"] <= (options["start"] or 0):
         raise click.BadParameter("it has to come after --start", param_hint="--end")
 
-    model = options["model"]
-    known = [*weights.registry(), pipeline.CHROMA_MODEL]
-    if model is not None and model not in known:
-        raise click.BadParameter(f"{model!r} is none of {', '.join(known)}", param_hint="--model")
-    keyed = [name for name in ("key", "similarity", "smoothness") if options[name] is not None]
-    if keyed and model != pipeline.CHROMA_MODEL:
-        raise click.UsageError(f"--{keyed[0]} is for --model {pipeline.CHROMA_MODEL}.")
-    if options["weights"] is not None and model == pipeline.CHROMA_MODEL:
-        raise click.UsageError(f"--model {pipeline.CHROMA_MODEL} takes no --weights.")
+    matting = matting_fields(options)
     backdrop = None
     if kind != "composite":
         for name in ("bg_fit", "bg_end", "bg_start"):
@@ -249,23 +199,10 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
         bg_start_s=options["bg_start"],
         start_s=options["start"],
         end_s=options["end"],
-        model=model,
-        weights=options["weights"],
-        device=options["device"],
-        precision=options["precision"],
-        batch_size=options["batch_size"],
-        key=options["key"] or "auto",
-        similarity=_or(options["similarity"], chroma.DEFAULT_SIMILARITY),
-        smoothness=_or(options["smoothness"], chroma.DEFAULT_SMOOTHNESS),
-        smooth=options["smooth"],
-        allow_damaged=options["allow_damaged"],
+        **matting,
     )
 
 
 def _was_given(name: str) -> bool:
     source = click.get_current_context().get_parameter_source(name)
     return source is not click.core.ParameterSource.DEFAULT
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

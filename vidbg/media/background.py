@@ -382,6 +382,7 @@ class BackgroundVideo:
         end: One of :data:`ENDS`.
         start_s: Seconds into the background to begin (and to begin again) at.
         batch_size: Frames per batch.
+        first: Index of the clip's frame to begin with.
 
     Raises:
         InputError: It ends before ``start_s``.
@@ -396,8 +397,12 @@ class BackgroundVideo:
         end: str = "loop",
         start_s: Fraction = Fraction(0),
         batch_size: int = 1,
+        first: int = 0,
     ) -> None:
         self.info = info
+        self._first = first
+        # What is on screen half a background frame after a moment is what is nearest to it.
+        self._ahead_s = Fraction(1, 2) / info.frame_rate
         self.period_s = info.duration - start_s
         if self.period_s <= 0:
             raise InputError(
@@ -424,7 +429,12 @@ class BackgroundVideo:
         Raises:
             DecodeError: The background cannot be decoded.
         """
-        frames = self._frames()
+        begin = self._first
+        if self._end != "loop":
+            # What comes after the end is told by the frame before it.
+            ended = ceil((self.period_s - self._ahead_s) * self._target.frame_rate)
+            begin = max(0, min(begin, ended - 1))
+        frames = itertools.islice(self._frames_from(begin), self._first - begin, None)
         while True:
             batch = list(itertools.islice(frames, self._batch_size))
             if not batch:
@@ -435,11 +445,11 @@ class BackgroundVideo:
                 stacked = [np.concatenate(plane) for plane in zip(*batch, strict=True)]
                 yield stacked[0], stacked[1], stacked[2]
 
-    def _frames(self) -> Iterator[Planes]:
+    def _frames_from(self, begin: int) -> Iterator[Planes]:
+        """Yield what the clip's frames from ``begin`` on show; it is not after the end."""
         rate = self._target.frame_rate
-        # What is on screen half a background frame after a moment is what is nearest to it.
-        ahead_s = Fraction(1, 2) / self.info.frame_rate
-        first = 0
+        ahead_s = self._ahead_s
+        first = begin
         for turn in itertools.count():
             # This turn shows the frames whose time, that much ahead, is in [turn, turn + 1)
             # periods. It may be none, where a period is shorter than a frame.

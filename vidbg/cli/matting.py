@@ -1,0 +1,104 @@
+"""Options that say how mattes are made, shared by the commands that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from vidbg.cli.parameters import Device, Key, Share
+
+if TYPE_CHECKING:
+    from vidbg.pipeline import Matting
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--model",
+        metavar="NAME",
+        help="A network (see `vidbg models`), or chroma for a green or blue screen. "
+        "Default: vidbg-s.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="A checkpoint of your own, .pth or .safetensors: from `vidbg train`, or any U-2-Net.",
+    ),
+    click.option(
+        "--device",
+        type=Device(),
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda, cuda:N or mps.",
+    ),
+    click.option(
+        "--batch-size", type=click.IntRange(1, 256), help="Frames per call. Default: by memory."
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+        default="auto",
+        show_default=True,
+    ),
+    click.option("--key", type=Key(), help="Screen colour for --model chroma. Default: auto."),
+    click.option(
+        "--similarity",
+        type=Share(),
+        help="Chroma: how far from the key still counts as screen, 0 to 1.",
+    ),
+    click.option(
+        "--smoothness",
+        type=Share(),
+        help="Chroma: how softly the edge falls off, 0 to 1.",
+    ),
+    click.option(
+        "--smooth",
+        type=Share(),
+        help="Steadiness of the matte over time, 0 (each frame alone) to 1.",
+    ),
+    click.option(
+        "--allow-damaged", is_flag=True, help="Keep what decodes of a damaged or cut-off file."
+    ),
+)
+
+
+def matting_options(command: Command) -> Command:
+    """Give a command the options that say how mattes are made."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def matting_fields(options: dict[str, Any]) -> Matting:
+    """Return the fields of a job that these options describe, all of them checked."""
+    from vidbg import pipeline
+    from vidbg.matting import chroma, weights
+
+    model = options["model"]
+    known = [*weights.registry(), pipeline.CHROMA_MODEL]
+    if model is not None and model not in known:
+        raise click.BadParameter(f"{model!r} is none of {', '.join(known)}", param_hint="--model")
+    keyed = [name for name in ("key", "similarity", "smoothness") if options[name] is not None]
+    if keyed and model != pipeline.CHROMA_MODEL:
+        raise click.UsageError(f"--{keyed[0]} is for --model {pipeline.CHROMA_MODEL}.")
+    if options["weights"] is not None and model == pipeline.CHROMA_MODEL:
+        raise click.UsageError(f"--model {pipeline.CHROMA_MODEL} takes no --weights.")
+    return {
+        "model": model,
+        "weights": options["weights"],
+        "device": options["device"],
+        "precision": options["precision"],
+        "batch_size": options["batch_size"],
+        "key": options["key"] or "auto",
+        "similarity": _or(options["similarity"], chroma.DEFAULT_SIMILARITY),
+        "smoothness": _or(options["smoothness"], chroma.DEFAULT_SMOOTHNESS),
+        "smooth": options["smooth"],
+        "allow_damaged": options["allow_damaged"],
+    }
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
