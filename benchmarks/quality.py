@@ -54,9 +54,11 @@ Scores = dict[str, float]
 BASELINE = "baseline"
 # Fields of vidbg.pipeline.Job. The baseline has mattes of its own besides.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    BASELINE: {"smooth": 0.0},
-    "smooth 0": {"smooth": 0.0},
+    BASELINE: {"smooth": 0.0, "edges": "off"},
+    "smooth 0, edges off": {"smooth": 0.0, "edges": "off"},
+    "edges off": {"edges": "off"},
     "default": {},
+    "edges fine": {"edges": "fine"},
 }
 BASELINE_SIDE_PX = 320
 # The clips that settings are chosen on; the others are only reported on.

@@ -86,7 +86,7 @@ def truth_folder(path: Path, paint: Paint, frames: int = FRAMES) -> Path:
 def measured(
     clip: Path, truth: Path | None, paint: Paint | None = None, **options: Any
 ) -> measure.Report:
-    job = pipeline.matte_job(clip, smooth=0.0)
+    job = pipeline.matte_job(clip, smooth=0.0, edges="off")
     segmenter = None if paint is None else Painter(paint)
     return evaluate_clip(job, truth, segmenter=segmenter, **options)
 

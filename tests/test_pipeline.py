@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 import vidbg
 from vidbg import pipeline
 from vidbg.errors import DecodeError, InputError, OutputError, WeightsError
+from vidbg.matting.chroma import ChromaKeyer
 from vidbg.media import background, encode
 from vidbg.media.probe import probe
 from vidbg.pipeline import Job, run
@@ -65,12 +67,13 @@ def left_half(number: int, height: int, width: int) -> NDArray[np.float32]:
 def lossless(
     source: Path, output: Path, paint: Callable[..., NDArray[np.float32]], **options: object
 ) -> vidbg.Result:
-    """Composite over a colour with no smoothing into FFV1, which keeps every sample."""
+    """Composite over a colour into FFV1, which keeps every sample, with the mattes as they are."""
     job = Job(
         source,
         encode.Output(output, "composite", "ffv1", sound="none"),
         background=background.parse("#204060"),
         smooth=0.0,
+        edges="off",
         **options,  # type: ignore[arg-type]
     )
     return run(job, segmenter=Painter(paint))
@@ -197,6 +200,7 @@ def test_blur_shows_the_background_and_nothing_of_the_subject(tmp_path: Path) ->
         encode.Output(tmp_path / "out.mkv", "composite", "ffv1", sound="none"),
         background=background.parse("blur:6"),
         smooth=0.0,
+        edges="off",
     )
     run(job, segmenter=Painter(middle))
     after = decode_planes(tmp_path / "out.mkv")[0][0].astype(int)
@@ -262,8 +266,8 @@ def test_the_matte_is_written_as_it_is(tmp_path: Path) -> None:
     def ramp(number: int, height: int, width: int) -> NDArray[np.float32]:
         return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
 
-    job = Job(source, encode.Output(tmp_path / "m.mkv", "matte", "ffv1", sound="none"), smooth=0.0)
-    run(job, segmenter=Painter(ramp))
+    written_as = encode.Output(tmp_path / "m.mkv", "matte", "ffv1", sound="none")
+    run(Job(source, written_as, smooth=0.0, edges="off"), segmenter=Painter(ramp))
     (written,) = decode_planes(tmp_path / "m.mkv")
     expected = np.rint(np.linspace(0, 255, 64)).astype(np.uint8)
     np.testing.assert_array_equal(written, np.broadcast_to(expected, (2, 48, 64)))
@@ -278,14 +282,15 @@ def test_a_picture_gives_a_picture(tmp_path: Path) -> None:
         tmp_path / "in %03d.png",
         encode.Output(tmp_path / "out.png", "composite", "png"),
         background=background.parse("0,177,64"),
+        edges="off",
     )
     run(job, segmenter=Painter(left_half))
     after = np.asarray(Image.open(tmp_path / "out.png").convert("RGB"))
     np.testing.assert_array_equal(after[:, :20], pixels[:, :20])
     np.testing.assert_array_equal(after[:, 20:], np.broadcast_to((0, 177, 64), (30, 21, 3)))
 
-    job = Job(tmp_path / "in %03d.png", encode.Output(tmp_path / "cut.png", "alpha", "png"))
-    run(job, segmenter=Painter(left_half))
+    cut_out = encode.Output(tmp_path / "cut.png", "alpha", "png")
+    run(Job(tmp_path / "in %03d.png", cut_out, edges="off"), segmenter=Painter(left_half))
     rgba = np.asarray(Image.open(tmp_path / "cut.png"))
     np.testing.assert_array_equal(rgba[:, :20, :3], pixels[:, :20])
     np.testing.assert_array_equal(rgba[:, :20, 3], 255)
@@ -317,6 +322,131 @@ def test_alpha_of_the_source_is_multiplied_in(tmp_path: Path) -> None:
     # FFmpeg 5 is off by one where it makes planes of packed RGBA.
     np.testing.assert_allclose(alpha[:8].astype(int), 128, atol=1)
     np.testing.assert_array_equal(alpha[8:], 255)
+
+
+def test_colours_under_the_sources_own_alpha_stay(tmp_path: Path) -> None:
+    """Straight colours are no mixture with a background, however soft the alpha."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(8).integers(0, 256, (64, 64, 4), np.uint8)
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "in.png")
+    job = Job(tmp_path / "in.png", encode.Output(tmp_path / "out.png", "alpha", "png"))
+    run(job, segmenter=Painter(everything))
+    after = np.asarray(Image.open(tmp_path / "out.png"))
+    # FFmpeg 5 is off by one where it makes planes of packed RGBA.
+    np.testing.assert_allclose(after.astype(int), pixels, atol=1)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le", "gbrp"])
+def test_away_from_the_edge_nothing_changes_by_default(tmp_path: Path, pix_fmt: str) -> None:
+    size = (96, 64)
+    planes = noise_planes(pix_fmt, size, 2)
+    source = make_clip(
+        tmp_path / "in.mkv",
+        size=size,
+        raw=pack_planes(planes),
+        raw_pix_fmt=pix_fmt,
+        pix_fmt=None,
+        codec="ffv1",
+    )
+    for edges in (None, "fine"):
+        out = tmp_path / f"{edges}.mkv"
+        job = Job(
+            source,
+            encode.Output(out, "composite", "ffv1", sound="none"),
+            background=background.parse("#204060"),
+            edges=edges,
+        )
+        run(job, segmenter=Painter(left_half))
+        for given, written in zip(planes, decode_planes(out, pix_fmt), strict=True):
+            middle = written.shape[2] // 2
+            np.testing.assert_array_equal(written[..., : middle - 6], given[..., : middle - 6])
+            assert len(np.unique(written[..., middle + 6 :])) == 1
+
+
+def soft_scene(tmp_path: Path) -> tuple[Path, NDArray[np.float32], list[NDArray[np.float64]]]:
+    """A flat subject mixed into a flat background by a ramp: clip, matte and true colours."""
+    ramp = np.clip((np.arange(128) + 0.5 - 40) / 32, 0, 1).astype(np.float32)
+    matte = np.tile(np.rint(ramp * 255) / np.float32(255), (64, 1))
+    subject, old = (180, 90, 160), (60, 140, 50)
+    planes = [
+        np.rint(f * matte + b * (1 - matte)).astype(np.uint8)[None]
+        for f, b in zip(subject, old, strict=True)
+    ]
+    source = make_clip(
+        tmp_path / "in.mkv",
+        size=(128, 64),
+        raw=pack_planes(planes),
+        raw_pix_fmt="yuv444p",
+        pix_fmt=None,
+        codec="ffv1",
+    )
+    return source, matte, [np.full((64, 128), float(code)) for code in subject]
+
+
+@pytest.mark.parametrize("kind", ["composite", "alpha"])
+def test_the_old_background_is_out_of_soft_edges(tmp_path: Path, kind: str) -> None:
+    source, matte, subject = soft_scene(tmp_path)
+    out = tmp_path / "out.mkv"
+    job = Job(
+        source,
+        encode.Output(out, kind, "ffv1", sound="none"),
+        background=background.parse("#204060") if kind == "composite" else None,
+        edges="off",
+    )
+    run(job, segmenter=Painter(lambda *_: matte))
+    written = decode_planes(out, "yuv444p")
+    before = decode_planes(source)
+    is_soft = (matte > 0) & (matte < 1)
+    for plane, was, true in zip(written, before, subject, strict=True):
+        # What the old background adds to a composite is (1 - a)·a·(B - F) unless it is taken out.
+        expected = true * matte + float(plane[0, 0, 0]) * (1 - matte)
+        got = plane[0] if kind == "composite" else plane[0] * matte + plane[0, 0, 0] * (1 - matte)
+        without = was[0] * matte + float(plane[0, 0, 0]) * (1 - matte)
+        error, left = np.abs(got - expected)[is_soft], np.abs(without - expected)[is_soft]
+        assert error.mean() < 0.3 * left.mean()
+
+
+class ToldKeyer(ChromaKeyer):
+    """A keyer of a green screen that is told where the subject is."""
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.stack([left_half(0, *frame.shape[:2]) for frame in rgb])
+
+
+def test_a_key_takes_its_own_tint_off_the_subject(tmp_path: Path) -> None:
+    # #00b140 in the matrix that so small a clip is taken to have.
+    green, tinted = (111, 105, 58), (150, 120, 104)
+    planes = [np.full((1, 64, 96), code, np.uint8) for code in green]
+    for plane, code in zip(planes, tinted, strict=True):
+        plane[..., :48] = code
+    source = make_clip(
+        tmp_path / "in.mkv",
+        size=(96, 64),
+        raw=pack_planes(planes),
+        raw_pix_fmt="yuv444p",
+        pix_fmt=None,
+        codec="ffv1",
+    )
+
+    def subject(despill: bool | None, keyer: Any) -> list[int]:
+        out = tmp_path / "out.mkv"
+        job = Job(
+            source,
+            encode.Output(out, "composite", "ffv1", sound="none", overwrite=True),
+            background=background.parse("black"),
+            despill=despill,
+        )
+        run(job, segmenter=keyer)
+        return [int(plane[0, 32, 20]) for plane in decode_planes(out, "yuv444p")]
+
+    keyer, network = ToldKeyer((0, 177, 64)), Painter(left_half)
+    assert subject(False, keyer) == list(tinted)
+    assert subject(None, network) == list(tinted)
+    for luma, cb, cr in (subject(None, keyer), subject(True, keyer), subject(True, network)):
+        assert luma == tinted[0]
+        assert abs(cb - 128) <= 2
+        assert abs(cr - 128) <= 2
 
 
 def test_a_background_without_sound_cannot_give_sound(tmp_path: Path) -> None:
@@ -365,6 +495,10 @@ def test_a_background_that_is_not_there_is_missed_before_the_network_is_loaded(
         ({"bg_end": "lop"}, "lop"),
         ({"sound": "loud"}, "loud"),
         ({"batch_size": 0}, "0 frames"),
+        ({"edges": "best"}, "best"),
+        ({"keep": "some"}, "some"),
+        ({"grow_px": -300.0}, "-300"),
+        ({"feather_px": 300.0}, "300"),
     ],
 )
 def test_options_that_do_not_exist(options: dict[str, object], named: str) -> None:

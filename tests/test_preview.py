@@ -57,6 +57,7 @@ def numbers(*cells: Picture) -> list[int]:
 
 
 def job(clip: Path, bg: object = None, **fields: Any) -> pipeline.Job:
+    fields.setdefault("edges", "off")  # what is looked at here are the cells
     kind = "alpha" if bg is None else "composite"
     output = encode.Output(clip.with_suffix(".png"), kind, "png")
     return pipeline.Job(clip, output, background=bg, **fields)  # type: ignore[arg-type]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     )
     from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
     from vidbg.matting.chroma import ChromaKeyer
+    from vidbg.matting.foreground import estimate_foreground
+    from vidbg.matting.refine import Controls, finish_matte
     from vidbg.matting.segmenter import Segmenter, load_segmenter
     from vidbg.media.decode import read_frames
     from vidbg.media.probe import probe
@@ -58,6 +60,8 @@ _HOMES = {
     ),
     "vidbg.frames": ("FrameBatch", "MattedBatch", "VideoInfo"),
     "vidbg.matting.chroma": ("ChromaKeyer",),
+    "vidbg.matting.foreground": ("estimate_foreground",),
+    "vidbg.matting.refine": ("Controls", "finish_matte"),
     "vidbg.matting.segmenter": ("Segmenter", "load_segmenter"),
     "vidbg.media.decode": ("read_frames",),
     "vidbg.media.probe": ("probe",),
@@ -77,6 +81,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ChromaKeyer",
+    "Controls",
     "DecodeError",
     "DeviceError",
     "EncodeError",
@@ -94,8 +99,10 @@ __all__ = [
     "WeightsError",
     "__version__",
     "alpha_planes",
+    "estimate_foreground",
     "extract_foreground",
     "extract_matte",
+    "finish_matte",
     "load_segmenter",
     "over",
     "probe",

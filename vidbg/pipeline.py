@@ -6,9 +6,9 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from vidbg import composite
 from vidbg.colour_names import parse_colour
 from vidbg.errors import InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
-from vidbg.matting import chroma
-from vidbg.matting.refine import finish_matte
+from vidbg.matting import chroma, refine
+from vidbg.matting.foreground import estimate_foreground
+from vidbg.matting.spill import colours_around, suppress_spill
 from vidbg.media import audio, background, encode, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.probe import check_readable, probe
@@ -64,11 +65,18 @@ class Job:
         similarity: Chroma model: how far from the key still counts as screen, 0..1.
         smoothness: Chroma model: how softly the edge falls off, 0..1.
         smooth: Strength of temporal smoothing, 0..1; None for the model's default.
+        edges: How the matte's edges are refined: "off", "fast" or "fine"; None for the
+            model's default.
+        keep: "all" objects in the matte, or the "largest".
+        fill_holes: Make holes in the subject opaque.
+        grow_px: Pixels by which the matte's edge moves outwards, inwards if negative.
+        feather_px: Pixels over which the matte's edge is softened besides.
+        despill: Take the old background's tint off the subject; None for the model's default.
         allow_damaged: Keep what decodes of a damaged clip instead of refusing it.
 
     Raises:
-        ValueError: A choice is none of those above, the codec has no such quality or
-            preset, or ``batch_size`` is below 1.
+        ValueError: A choice is none of those above, a length out of its range, the codec has
+            no such quality or preset, or ``batch_size`` is below 1.
     """
 
     source: Path
@@ -88,6 +96,12 @@ class Job:
     similarity: float = chroma.DEFAULT_SIMILARITY
     smoothness: float = chroma.DEFAULT_SMOOTHNESS
     smooth: float | None = None
+    edges: str | None = None
+    keep: str = "all"
+    fill_holes: bool = False
+    grow_px: float = 0.0
+    feather_px: float = 0.0
+    despill: bool | None = None
     allow_damaged: bool = False
 
     def __post_init__(self) -> None:
@@ -102,8 +116,16 @@ class Job:
         problem = encode.quality_problem(self.output.codec, self.output.crf, self.output.preset)
         if problem is not None:
             raise ValueError(": ".join(problem))
+        if self.edges is not None and self.edges not in refine.EDGES:
+            raise ValueError(f"{self.edges!r} is none of {', '.join(refine.EDGES)}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batches of {self.batch_size} frames")
+        _ = self.controls  # which says what is wrong with them
+
+    @property
+    def controls(self) -> refine.Controls:
+        """What is wanted otherwise about the matte."""
+        return refine.Controls(self.keep, self.fill_holes, self.grow_px, self.feather_px)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +177,12 @@ class Matting(TypedDict, total=False):
     similarity: float
     smoothness: float
     smooth: float | None
+    edges: str | None
+    keep: str
+    fill_holes: bool
+    grow_px: float
+    feather_px: float
+    despill: bool | None
     allow_damaged: bool
 
 
@@ -356,6 +384,23 @@ def segment(
         del batch, thumbnails
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How mattes and colours are finished, with all defaults settled.
+
+    Attributes:
+        edges: "off", "fast" or "fine".
+        controls: What is wanted otherwise about the matte.
+        despill: Take the old background's tint off the subject.
+        screen: The old background's colour in code values, where it is known.
+    """
+
+    edges: str = "fast"
+    controls: refine.Controls = refine.AS_IT_IS
+    despill: bool = False
+    screen: tuple[int, int, int] | None = None
+
+
 def finisher(
     job: Job, info: VideoInfo, segmenter: Segmenter
 ) -> Callable[[MattedBatch, Iterator[Planes] | None], tuple[Planes, Plane | None]]:
@@ -366,11 +411,11 @@ def finisher(
         info: The clip.
         segmenter: What made the mattes.
     """
-    return partial(finish, job)
+    return partial(finish, job, look=_look(job, segmenter, info))
 
 
 def finish(
-    job: Job, batch: MattedBatch, behind: Iterator[Planes] | None
+    job: Job, batch: MattedBatch, behind: Iterator[Planes] | None, look: Look
 ) -> tuple[Planes, Plane | None]:
     """Return what the output shows of a batch: planes, and alpha unless it is a composite.
 
@@ -379,12 +424,16 @@ def finish(
         batch: Frames with their final mattes.
         behind: Background planes, batch by batch; None where there are none, or where they
             are made from the clip itself.
+        look: How mattes and colours are finished.
     """
     frames = batch.frames
-    alpha = finish_matte(batch)
-    if job.output.kind != "composite":
+    alpha = refine.finish_matte(batch, look.edges, look.controls)
+    if job.output.kind == "matte":
         return frames.planes, alpha
     alphas = composite.alpha_planes(alpha, frames.format)
+    subject = _subject(batch, alphas, look)
+    if job.output.kind == "alpha":
+        return subject, alpha
     if isinstance(job.background, background.Blur):
         radius_px = job.background.radius_px or frames.planes[0].shape[1] * _BLUR_SHARE
         backdrop = composite.blurred_background(frames.planes, alphas, frames.format, radius_px)
@@ -394,7 +443,33 @@ def finish(
         first, second, third = next(behind)
         count = len(frames)  # the clip's last batch may be short
         backdrop = first[:count], second[:count], third[:count]
-    return composite.over(frames.planes, backdrop, alphas), None
+    return composite.over(subject, backdrop, alphas), None
+
+
+def _subject(batch: MattedBatch, alphas: Planes, look: Look) -> Planes:
+    """Return frames with the subject's own colours.
+
+    Args:
+        batch: Frames with their mattes.
+        alphas: The finished alpha at each plane's size.
+        look: How it was finished.
+    """
+    frames = batch.frames
+    if frames.source_alpha is not None:
+        # The source's own alpha is straight: its colours are no mixture, and only the matte is
+        # to be looked at.
+        alone = replace(batch, frames=replace(frames, source_alpha=None))
+        alpha = refine.finish_matte(alone, look.edges, look.controls)
+        alphas = composite.alpha_planes(alpha, frames.format)
+    subject = estimate_foreground(frames.planes, alphas, frames.format)
+    if look.despill:
+        screens: Sequence[tuple[float, float, float]]
+        if look.screen is None:
+            screens = colours_around(frames.planes, alphas)
+        else:
+            screens = [look.screen] * len(frames)
+        subject = suppress_spill(subject, frames.format, screens)
+    return subject
 
 
 def _checked(job: Job) -> VideoInfo:
@@ -502,6 +577,16 @@ def _strength(job: Job, segmenter: Segmenter) -> float:
         return job.smooth
     # A key does not flicker; smoothing it at full size would only cost time.
     return 0.0 if isinstance(segmenter, chroma.ChromaKeyer) else DEFAULT_STRENGTH
+
+
+def _look(job: Job, segmenter: Segmenter, info: VideoInfo) -> Look:
+    """Return how the job's frames are finished."""
+    if not isinstance(segmenter, chroma.ChromaKeyer):
+        return Look(job.edges or "fast", job.controls, bool(job.despill))
+    # A key is made of the frame's colours at its full size: there is nothing to refine.
+    colour = colours.resolve(info.colour, info.format, info.height)
+    screen = colours.rgb_to_codes(segmenter.key, info.format, colour)
+    return Look(job.edges or "off", job.controls, job.despill is not False, screen)
 
 
 def _background_info(job: Job) -> VideoInfo | None:

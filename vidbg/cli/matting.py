@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vidbg.cli.parameters import Device, Key, Share
+from vidbg.cli.parameters import Device, Key, Length, Share
 
 if TYPE_CHECKING:
     from vidbg.pipeline import Matting
@@ -60,6 +60,28 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Steadiness of the matte over time, 0 (each frame alone) to 1.",
     ),
     click.option(
+        "--edges",
+        type=click.Choice(["off", "fast", "fine"]),
+        help="How edges are refined: not at all, cheaply, or slowly and better. Default: fast, "
+        "off with --model chroma.",
+    ),
+    click.option("--grow", metavar="PX", type=Length(), help="Move the edge outwards, in pixels."),
+    click.option("--shrink", metavar="PX", type=Length(), help="Move the edge inwards, in pixels."),
+    click.option("--feather", metavar="PX", type=Length(), help="Soften the edge, in pixels."),
+    click.option("--fill-holes", is_flag=True, help="Make holes inside the subject opaque."),
+    click.option(
+        "--keep",
+        type=click.Choice(["all", "largest"]),
+        default="all",
+        show_default=True,
+        help="Which objects stay.",
+    ),
+    click.option(
+        "--despill/--no-despill",
+        default=None,
+        help="Take the old background's tint off the subject. Default: on with --model chroma.",
+    ),
+    click.option(
         "--allow-damaged", is_flag=True, help="Keep what decodes of a damaged or cut-off file."
     ),
 )
@@ -84,6 +106,8 @@ def matting_fields(options: dict[str, Any]) -> Matting:
     keyed = [name for name in ("key", "similarity", "smoothness") if options[name] is not None]
     if keyed and model != pipeline.CHROMA_MODEL:
         raise click.UsageError(f"--{keyed[0]} is for --model {pipeline.CHROMA_MODEL}.")
+    if options["grow"] is not None and options["shrink"] is not None:
+        raise click.UsageError("Choose one: --grow or --shrink.")
     if options["weights"] is not None and model == pipeline.CHROMA_MODEL:
         raise click.UsageError(f"--model {pipeline.CHROMA_MODEL} takes no --weights.")
     return {
@@ -96,6 +120,12 @@ def matting_fields(options: dict[str, Any]) -> Matting:
         "similarity": _or(options["similarity"], chroma.DEFAULT_SIMILARITY),
         "smoothness": _or(options["smoothness"], chroma.DEFAULT_SMOOTHNESS),
         "smooth": options["smooth"],
+        "edges": options["edges"],
+        "keep": options["keep"],
+        "fill_holes": options["fill_holes"],
+        "grow_px": (options["grow"] or 0) - (options["shrink"] or 0),
+        "feather_px": options["feather"] or 0,
+        "despill": options["despill"],
         "allow_damaged": options["allow_damaged"],
     }
 

@@ -47,20 +47,31 @@ class Time(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-class Share(click.FloatRange):
-    """A number from 0 to 1."""
-
-    def __init__(self) -> None:
-        super().__init__(0, 1)
+class _Number(click.FloatRange):
+    """A number in a range."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return the number; "nan" is none, though no comparison puts it out of the range."""
-        share = float(super().convert(value, param, ctx))
-        if math.isnan(share):
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
             self.fail(f"{value!r} is not a number", param, ctx)
-        return share
+        return number
+
+
+class Share(_Number):
+    """A number from 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+
+class Length(_Number):
+    """Pixels of the frame, 0 to 200."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 200)
 
 
 class Key(click.ParamType):  # type: ignore[type-arg]
