@@ -10,12 +10,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
+
+import numpy as np
 
 from vidbg import colour as colours
 from vidbg import composite
 from vidbg.colour_names import parse_colour
-from vidbg.errors import InputError, OutputError, VidbgError
+from vidbg.errors import DecodeError, InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
 from vidbg.matting import chroma
 from vidbg.matting.refine import finish_matte
@@ -23,7 +25,12 @@ from vidbg.media import audio, background, encode, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.probe import check_readable, probe
 from vidbg.prefetch import Prefetch
-from vidbg.temporal.smooth import DEFAULT_STRENGTH, smooth
+from vidbg.temporal.smooth import (
+    DEFAULT_STRENGTH,
+    LOOKAHEAD_FRAMES,
+    PREROLL_FRAMES,
+    smooth,
+)
 
 if TYPE_CHECKING:
     from vidbg.frames import Plane, Planes
@@ -195,6 +202,10 @@ def run(
         segmenter = _network(job, on_download)
     batch_size = _batch_size(job, segmenter, info)
     scenery = _scenery(job, info, behind_info, batch_size)
+    strength = _strength(job, segmenter)
+    # What the mattes within a trim depend on outside of it: they are those of the whole clip.
+    lead = min(first, PREROLL_FRAMES) if strength else 0
+    tail = LOOKAHEAD_FRAMES if strength else 0
     if on_start is not None:
         on_start(info, total)
     frames_began = time.monotonic()
@@ -216,13 +227,15 @@ def run(
         reader = FrameReader(
             info,
             batch_size=batch_size,
-            first=first,
-            stop=stop,
+            first=first - lead,
+            stop=None if stop is None else stop + tail,
             allow_damaged=job.allow_damaged,
         )
         frames = ahead(reader, "decode")
         matted = ahead(segment(frames, segmenter, info), "segment")
-        steady = smooth(matted, _strength(job, segmenter))
+        steady = smooth(matted, strength)
+        if lead or (tail and stop is not None):
+            steady = _within(steady, first, stop, batch_size)
         behind = None if scenery is None else ahead(scenery, "background")
         window = _window(info, first, total)
         sink = cleanup.enter_context(encode.Sink(job.output, info, window, sound))
@@ -231,6 +244,8 @@ def run(
             if on_progress is not None:
                 on_progress(_progress(sink.frames_written, total, info, frames_began))
             del batch  # or it stays in memory while the next one is made
+        if not sink.frames_written:
+            raise DecodeError("the clip ends before the requested start", path=info.path)
     return Result(
         output=job.output.path,
         frames=sink.frames_written,
@@ -284,6 +299,78 @@ def finish(
         count = len(frames)  # the clip's last batch may be short
         backdrop = first[:count], second[:count], third[:count]
     return composite.over(frames.planes, backdrop, alphas), None
+
+
+def _within(
+    batches: Iterable[MattedBatch], first: int, stop: int | None, batch_size: int
+) -> Iterator[MattedBatch]:
+    """Yield the frames of a trim, without those that were read around it.
+
+    Every batch but the last is full again: the background comes in full batches too.
+
+    Args:
+        batches: Consecutive frames, in batches of ``batch_size``.
+        first: Index in the clip of the first frame.
+        stop: Index after the last frame, or None for the end.
+        batch_size: Frames per batch.
+    """
+    part: MattedBatch | None = None
+    for batch in batches:
+        index = batch.frames.first_index
+        end = len(batch.frames) if stop is None else stop - index
+        piece = _part(batch, max(0, first - index), end)
+        del batch
+        if len(piece.frames) == 0:
+            continue
+        part = piece if part is None else _joined(part, piece)
+        if len(part.frames) >= batch_size:
+            yield _part(part, 0, batch_size)
+            rest = _part(part, batch_size, len(part.frames))
+            part = rest if len(rest.frames) else None
+            del rest
+        del piece
+    if part is not None:
+        yield part
+
+
+def _part(batch: MattedBatch, start: int, stop: int) -> MattedBatch:
+    """Return some frames of a batch: views, or the batch itself where that is all of it."""
+    frames = batch.frames
+    if start == 0 and stop >= len(frames):
+        return batch
+    chosen = slice(start, max(start, stop))
+    first, second, third = frames.planes
+    own = frames.source_alpha
+    return MattedBatch(
+        FrameBatch(
+            (first[chosen], second[chosen], third[chosen]),
+            frames.format,
+            frames.first_index + start,
+            None if own is None else own[chosen],
+        ),
+        batch.thumbnails[chosen],
+        batch.matte[chosen],
+    )
+
+
+def _joined(one: MattedBatch, other: MattedBatch) -> MattedBatch:
+    """Return consecutive frames as one batch."""
+
+    def both(before: Plane, after: Plane) -> Plane:
+        return cast("Plane", np.concatenate([before, after]))
+
+    (y, cb, cr), (y_after, cb_after, cr_after) = one.frames.planes, other.frames.planes
+    own, own_after = one.frames.source_alpha, other.frames.source_alpha
+    return MattedBatch(
+        FrameBatch(
+            (both(y, y_after), both(cb, cb_after), both(cr, cr_after)),
+            one.frames.format,
+            one.frames.first_index,
+            None if own is None or own_after is None else both(own, own_after),
+        ),
+        np.concatenate([one.thumbnails, other.thumbnails]),
+        np.concatenate([one.matte, other.matte]),
+    )
 
 
 def _checked(job: Job) -> VideoInfo:
