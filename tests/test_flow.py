@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vidbg.temporal.flow import flow, warp
+from vidbg.temporal.flow import agreement, flow, warp
 
 
 def texture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -107,3 +107,40 @@ def test_warp_keeps_shape_and_dtype(shape: tuple[int, ...], dtype: type) -> None
     assert warped.dtype == array.dtype
     assert warped.shape == array.shape
     assert (warped == array).all()
+
+
+def constant(x: float, y: float, height: int = 6, width: int = 9) -> NDArray[np.float32]:
+    return np.broadcast_to(np.array([x, y], np.float32), (height, width, 2)).copy()
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (3, -2), (0.25, 40)])
+def test_a_way_there_and_back_agrees(x: float, y: float) -> None:
+    assert agreement(constant(x, y), constant(-x, -y), 0.5) == pytest.approx(1.0)
+
+
+@given(
+    ways=st.tuples(*[st.floats(-9, 9)] * 4),
+    slack_px=st.floats(0.1, 2),
+)
+def test_disagreement_is_what_the_equation_says(
+    ways: tuple[float, float, float, float], slack_px: float
+) -> None:
+    fx, fy, bx, by = ways
+    found = agreement(constant(fx, fy), constant(bx, by), slack_px)
+    error = (fx + bx) ** 2 + (fy + by) ** 2
+    allowed = 0.003 * (fx**2 + fy**2 + bx**2 + by**2) + slack_px**2
+    np.testing.assert_allclose(found, np.exp(-error / allowed), rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_hidden_in_the_other_frame_is_found_out() -> None:
+    ground, subject = texture(192, 256, seed=2), texture(96, 96, seed=3)
+    frames = [ground.copy() for _ in range(2)]
+    for frame, x in zip(frames, (40, 50), strict=True):
+        frame[48:144, x : x + 96] = subject
+
+    found = agreement(flow(frames[0], frames[1]), flow(frames[1], frames[0]), 0.5)
+
+    # The ground that the subject is about to cover, the ground far from it, and the subject.
+    assert found[52:140, 137:145].mean() < 0.3
+    assert found[8:184, 180:].mean() > 0.95
+    assert found[72:120, 64:112].mean() > 0.9

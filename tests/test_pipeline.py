@@ -22,6 +22,7 @@ from vidbg.matting.chroma import ChromaKeyer
 from vidbg.media import background, encode
 from vidbg.media.probe import probe
 from vidbg.pipeline import Job, run
+from vidbg.temporal.smooth import LOOKAHEAD_FRAMES, PREROLL_FRAMES
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 TALK_FRAMES = 150
@@ -176,6 +177,66 @@ def test_a_trim_gives_exactly_those_frames(
     assert result.frames == len(part[0]) == stop - first
     for a, b in zip(whole, part, strict=True):
         np.testing.assert_array_equal(a[first:stop], b)
+
+
+@dataclass
+class Edges:
+    """A segmenter whose mattes flicker, but depend on nothing except the picture."""
+
+    name: str = "edges"
+
+    def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
+        return height, width
+
+    def batch_size(self, height: int, width: int) -> int:
+        return 1
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        flicker = rgb.sum(axis=(1, 2, 3), keepdims=True)[..., 0] % 97 / 97
+        return np.abs(rgb[..., 1] / 255 - flicker).astype(np.float32)
+
+
+# Frames 20 to 29 lie within reach of neither end; 3 to 44 of both.
+@pytest.mark.parametrize(("first", "stop"), [(20, 30), (3, 45), (13, 14), (0, 7), (31, 50)])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_trimmed_clip_is_a_part_of_the_whole_bit_for_bit_when_smoothed(
+    tmp_path: Path, first: int, stop: int, batch_size: int
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=50, rate="25")
+    behind = make_clip(
+        tmp_path / "bg.mkv",
+        size=(64, 48),
+        rate="25",
+        raw=pack_planes(noise_planes("yuv420p", (64, 48), 50)),
+        codec="ffv1",
+    )
+
+    def composite(name: str, **options: object) -> tuple[NDArray[np.uint8], ...]:
+        output = encode.Output(tmp_path / name, "composite", "ffv1", sound="none")
+        job = Job(source, output, background=behind, smooth=0.8, **options)  # type: ignore[arg-type]
+        run(job, segmenter=Edges())
+        return decode_planes(tmp_path / name)
+
+    # The background begins with the trim: it is begun later in the whole clip's stead.
+    at = Fraction(first, 25)
+    whole = composite("all.mkv", batch_size=4)
+    part = composite(
+        "part.mkv", start_s=at, end_s=Fraction(stop, 25), bg_start_s=at, batch_size=batch_size
+    )
+    for a, b in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(a[first:stop], b)
+
+
+def test_smoothing_reads_no_more_than_it_says(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=50, rate="25")
+    output = encode.Output(tmp_path / "m.mkv", "matte", "ffv1", sound="none")
+    times = {"start_s": Fraction(20, 25), "end_s": Fraction(25, 25)}
+    for strength, expected in ((0.8, PREROLL_FRAMES + 5 + LOOKAHEAD_FRAMES), (0.0, 5)):
+        painter = Painter(left_half)
+        result = run(Job(source, output, smooth=strength, **times), segmenter=painter)  # type: ignore[arg-type]
+        assert painter.seen == expected
+        assert result.frames == 5
+        output.path.unlink()
 
 
 def test_blur_shows_the_background_and_nothing_of_the_subject(tmp_path: Path) -> None:

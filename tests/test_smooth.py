@@ -17,6 +17,8 @@ from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FR
 
 FORMAT = PlaneFormat("yuv420p", 8, 1, 1, is_rgb=False)
 
+STEPS = (4, 2, 1)
+
 Thumbnails = NDArray[np.uint8]
 Mattes = NDArray[np.float32]
 
@@ -48,12 +50,15 @@ def texture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     return np.clip(rng.integers(80, 180, 3) + 25 * total, 0, 255).astype(np.uint8)
 
 
-def clip(frames: int, seed: int, height: int = 48, width: int = 64) -> tuple[Thumbnails, Mattes]:
-    """A pan over a picture, with a matte that flickers, and a cut in the middle."""
+def clip(
+    frames: int, seed: int, height: int = 48, width: int = 64, cut: int | None = None
+) -> tuple[Thumbnails, Mattes]:
+    """A pan over a picture, with a matte that flickers, and a cut, in the middle by default."""
+    cut = frames // 2 if cut is None else cut
     rng = np.random.default_rng(seed)
     scenes = [texture(height + frames, width + 2 * frames, seed * 2 + i) for i in range(2)]
     thumbnails = np.stack(
-        [scenes[n > frames // 2][n : n + height, 2 * n : 2 * n + width] for n in range(frames)]
+        [scenes[n >= cut][n : n + height, 2 * n : 2 * n + width] for n in range(frames)]
     )
     mattes = [
         cv2.GaussianBlur(rng.random((height, width), np.float32), (0, 0), 3) for _ in thumbnails
@@ -95,19 +100,40 @@ def test_nothing_in_nothing_out() -> None:
     assert list(smooth([], 0.8)) == []
 
 
+def mean_of_votes(
+    levels: NDArray[np.float64], strength: float, confidences: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What becomes of one point that is seen in every frame: sums over frames, as matrices."""
+    count = len(levels)
+    passes = np.eye(count)
+    for step in STEPS:
+        passes = (np.eye(count) + strength * (np.eye(count, k=step) + np.eye(count, k=-step))) @ (
+            passes
+        )
+    return (passes @ (confidences * levels)) / (passes @ confidences)
+
+
 @pytest.mark.parametrize("strength", [0.3, 0.8, 1.0])
 def test_a_still_picture_gives_the_weighted_mean_of_the_window(strength: float) -> None:
-    levels = np.random.default_rng(0).random(9, np.float32)
-    thumbnails = np.repeat(texture(48, 64, 0)[None], 9, axis=0)
-    mattes = np.broadcast_to(levels[:, None, None], (9, 48, 64)).copy()
+    levels = np.random.default_rng(0).random(19)
+    thumbnails = np.repeat(texture(48, 64, 0)[None], 19, axis=0)
+    mattes = np.broadcast_to(levels[:, None, None], (19, 48, 64)).astype(np.float32)
 
     result = smoothed(thumbnails, mattes, strength)
 
-    for n in range(9):
-        ages = np.arange(min(n, PREROLL_FRAMES) + 1)
-        weights = strength**ages
-        expected = (weights * levels[n - ages]).sum() / weights.sum()
-        assert np.abs(result[n] - expected).max() < 2e-4
+    expected = mean_of_votes(levels, strength, 0.02 + 0.98 * (2 * levels - 1) ** 4)
+    assert np.abs(result - expected[:, None, None]).max() < 1e-3
+
+
+def test_the_window_reaches_as_far_as_the_steps_together() -> None:
+    thumbnails = np.repeat(texture(48, 64, 0)[None], 19, axis=0)
+    mattes = np.ones((19, 48, 64), np.float32)
+    mattes[9] = 0
+
+    result = smoothed(thumbnails, mattes, 1.0)
+
+    touched = [n for n in range(19) if (result[n] < 1).any()]
+    assert touched == list(range(9 - sum(STEPS), 9 + sum(STEPS) + 1))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -116,13 +142,13 @@ def test_a_matte_that_is_all_one_value_stays_exact(value: float) -> None:
     assert (smoothed(thumbnails, np.full((8, 48, 64), value, np.float32)) == value).all()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(data=st.data(), seed=st.integers(0, 5))
 def test_batches_of_any_size_give_what_batches_of_one_give(data: st.DataObject, seed: int) -> None:
-    thumbnails, mattes = clip(8, seed)
+    thumbnails, mattes = clip(14, seed)
     sizes: list[int] = []
-    while sum(sizes) < 8:
-        sizes.append(data.draw(st.integers(1, 8 - sum(sizes))))
+    while sum(sizes) < 14:
+        sizes.append(data.draw(st.integers(1, 14 - sum(sizes))))
 
     together = list(smooth(batches(thumbnails, mattes, sizes), 0.8))
 
@@ -130,74 +156,209 @@ def test_batches_of_any_size_give_what_batches_of_one_give(data: st.DataObject, 
     assert (np.concatenate([b.matte for b in together]) == smoothed(thumbnails, mattes, 0.8)).all()
 
 
-@settings(deadline=None, max_examples=15)
-@given(seed=st.integers(0, 5), n=st.integers(PREROLL_FRAMES, 11), strength=st.floats(0.1, 1.0))
-def test_a_segment_that_starts_early_enough_gives_the_same(
-    seed: int, n: int, strength: float
-) -> None:
-    thumbnails, mattes = clip(12, seed)
-    start, stop = n - PREROLL_FRAMES, n + LOOKAHEAD_FRAMES + 1
+@pytest.mark.parametrize("event", ["cut", "white", "flash"])
+@pytest.mark.parametrize("after", [-10, -8, -6, -3, 0, 3, 6, 7, 9])
+def test_a_segment_with_what_is_around_it_gives_the_same(event: str, after: int) -> None:
+    """What happens so many frames after frame 14, and how its matte is then made."""
+    n = 14
+    thumbnails, mattes = clip(30, 4, cut=n + after if event == "cut" else 30)
+    if event == "white":
+        thumbnails[n + after : n + after + 3] = 255
+    elif event == "flash":
+        thumbnails[n + after : n + after + 2] = texture(48, 64, 77)
+    part = slice(n - PREROLL_FRAMES, n + LOOKAHEAD_FRAMES + 1)
 
-    segment = smoothed(thumbnails[start:stop], mattes[start:stop], strength)
+    segment = smoothed(thumbnails[part], mattes[part])
 
-    assert (segment[PREROLL_FRAMES] == smoothed(thumbnails, mattes, strength)[n]).all()
-
-
-def test_the_whole_window_counts() -> None:
-    # The counterpart of the test above: with one frame less the result is another.
-    thumbnails, mattes = clip(6, 3)
-    thumbnails[:] = thumbnails[:1]
-    whole, short = (smoothed(thumbnails[k:], mattes[k:], 0.8)[-1] for k in (0, 6 - PREROLL_FRAMES))
-    assert (whole != short).any()
+    assert (segment[PREROLL_FRAMES] == smoothed(thumbnails, mattes)[n]).all()
 
 
-def test_nothing_crosses_a_cut() -> None:
-    thumbnails, mattes = clip(8, 4)
+@pytest.mark.parametrize("cut", [3, 8, 12])
+def test_nothing_crosses_a_cut(cut: int) -> None:
+    thumbnails, mattes = clip(16, 4, cut=cut)
+
+    whole = smoothed(thumbnails, mattes, 1.0)
+
+    apart = [
+        smoothed(thumbnails[shot], mattes[shot], 1.0) for shot in (slice(cut), slice(cut, None))
+    ]
+    assert (whole == np.concatenate(apart)).all()
+    assert (whole[cut - 1] != mattes[cut - 1]).any()
+    assert (whole[cut] != mattes[cut]).any()
+
+
+def test_a_flash_does_not_end_the_window() -> None:
+    thumbnails = np.repeat(texture(48, 64, 0)[None], 9, axis=0)
+    thumbnails[4] = 255
+    mattes = np.ones((9, 48, 64), np.float32)
+    mattes[:4] = 0.1
 
     result = smoothed(thumbnails, mattes, 1.0)
 
-    assert (result[5] == mattes[5]).all()
-    assert (result[4] != mattes[4]).any()
-    assert (result[6] != mattes[6]).any()
+    assert (result[3] > 0.2).all()
+    assert (result[5] < 0.9).all()
 
 
-def moving_square(frames: int) -> tuple[Thumbnails, Mattes]:
-    """A textured square that crosses a textured ground at 4 pixels a frame, and its true matte."""
-    ground, subject = texture(96, 160, 10), texture(32, 32, 11) // 2
+GROUND_PX, SUBJECT_PX, STILL_PX = 160, 80, 40
+
+
+def moving_square(frames: int, step_px: int = 4) -> tuple[Thumbnails, Mattes]:
+    """A textured square that crosses a textured ground, and its true matte.
+
+    A smaller square, above its way, stays where it is and does not belong to the matte.
+    """
+    width = 40 + SUBJECT_PX + step_px * frames
+    ground = texture(GROUND_PX, width, 10)
+    subject, still = texture(SUBJECT_PX, SUBJECT_PX, 11) // 2, texture(STILL_PX, STILL_PX, 12) // 2
+    ground[8 : 8 + STILL_PX, 60 : 60 + STILL_PX] = still
     thumbnails = np.repeat(ground[None], frames, axis=0)
-    mattes = np.zeros((frames, 96, 160), np.float32)
+    mattes = np.zeros(thumbnails.shape[:3], np.float32)
     for n in range(frames):
-        x = 10 + 4 * n
-        thumbnails[n, 32:64, x : x + 32] = subject
-        mattes[n, 32:64, x : x + 32] = 1
+        square = subject_at(n, step_px)
+        thumbnails[n][square] = subject
+        mattes[n][square] = 1
     return thumbnails, mattes
 
 
-def test_a_moving_subject_leaves_no_ghost_and_does_not_lag() -> None:
-    thumbnails, truth = moving_square(10)
+def subject_at(n: int, step_px: int = 4, margin_px: int = 0) -> tuple[slice, slice]:
+    """Where the square is in frame n, rows and columns, less a margin."""
+    y, x = GROUND_PX - SUBJECT_PX - 16, 20 + step_px * n
+    side = slice(margin_px, SUBJECT_PX - margin_px)
+    return slice(y + side.start, y + side.stop), slice(x + side.start, x + side.stop)
+
+
+def overlap(matte: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Intersection over union at one half."""
+    found, true = matte > 0.5, truth > 0.5
+    return float((found & true).sum() / max(1, (found | true).sum()))
+
+
+@pytest.mark.parametrize("step_px", [4, 12, 24])
+def test_a_moving_subject_leaves_no_ghost_and_does_not_lag(step_px: int) -> None:
+    thumbnails, truth = moving_square(17, step_px)
 
     result = smoothed(thumbnails, truth, 1.0)
 
     # The plain average over the same window is what motion has to be known for.
-    plain = truth[-1 - PREROLL_FRAMES :].mean(axis=0)
-    left, error = np.abs(plain - truth[-1]).sum(), np.abs(result[-1] - truth[-1]).sum()
-    assert error < 0.2 * left
-    behind = result[-1][32:64, 10 : 10 + 4 * 9 - 3]
-    assert behind.mean() < 0.02
+    n, reach = 8, sum(STEPS)
+    plain = truth[n - reach : n + reach + 1].mean(axis=0)
+    left, error = np.abs(plain - truth[n]).sum(), np.abs(result[n] - truth[n]).sum()
+    assert error < 0.1 * left
+    assert overlap(result[n], truth[n]) > 0.95
+    rows, columns = subject_at(n, step_px, margin_px=-3)
+    behind, ahead = result[n][rows, : columns.start], result[n][rows, columns.stop :]
+    assert max(behind.mean(), ahead.mean()) < 0.01
+
+
+def test_a_subject_of_the_colour_of_its_ground_leaves_no_ghost() -> None:
+    """Colours are alike everywhere: only the flow tells what was hidden behind the subject."""
+    thumbnails, truth = moving_square(17, 8)
+    faint = np.rint(122 + (thumbnails.mean(axis=-1, keepdims=True) - 122) / 12)
+    for n in range(17):
+        square = subject_at(n, 8)
+        faint[n][square] += 122 - np.rint(faint[n][square].mean())
+
+    result = smoothed(np.repeat(faint, 3, axis=-1).astype(np.uint8), truth, 1.0)
+
+    for n in range(17):
+        rows, columns = subject_at(n, 8, margin_px=-3)
+        assert result[n][rows, : columns.start].mean() < 0.06
+        assert overlap(result[n], truth[n]) > 0.95
 
 
 def test_flicker_on_a_moving_subject_is_damped() -> None:
-    thumbnails, truth = moving_square(16)
-    noise = np.random.default_rng(0).normal(0, 0.25, 16).astype(np.float32)
-    mattes = np.clip(truth * (0.6 + noise[:, None, None]), 0, 1)
+    thumbnails, truth = moving_square(24)
+    noise = np.random.default_rng(0).normal(0, 0.25, 24).astype(np.float32)
+    mattes = np.clip(truth * (0.7 + noise[:, None, None]), 0, 1)
 
-    result = smoothed(thumbnails, mattes, 1.0)
+    result = smoothed(thumbnails, mattes)
 
     def inside(values: Mattes) -> NDArray[Any]:
-        return np.array([values[n, 40:56, 18 + 4 * n : 34 + 4 * n].mean() for n in range(4, 16)])
+        return np.array([values[n][subject_at(n, margin_px=8)].mean() for n in range(24)])
 
-    # Independent noise averaged over four frames has half the deviation.
-    assert inside(result).std() < 0.65 * inside(mattes).std()
+    before, after = (np.abs(np.diff(inside(values))).mean() for values in (mattes, result))
+    # A mean of 15 frames would change by a fifteenth; but a few sure ones have most of the say.
+    assert after < 0.35 * before
+
+
+def test_a_still_background_does_not_shimmer() -> None:
+    rng = np.random.default_rng(0)
+    ground = texture(48, 64, 3)
+    grain = rng.normal(0, 3, (20, 48, 64, 3))
+    thumbnails = np.clip(ground + grain, 0, 255).astype(np.uint8)
+    mattes = np.stack(
+        [cv2.GaussianBlur(rng.random((48, 64), np.float32), (0, 0), 2) ** 2 for _ in range(20)]
+    )
+
+    result = smoothed(thumbnails, mattes)
+
+    before, after = (np.abs(np.diff(values[6:14], axis=0)).mean() for values in (mattes, result))
+    assert after < 0.15 * before
+
+
+@pytest.mark.parametrize("lost", [0, 1, 8, 16])
+def test_a_detection_that_fails_in_one_frame_is_made_up_for(lost: int) -> None:
+    thumbnails, truth = moving_square(17)
+    mattes = truth.copy()
+    mattes[lost] = 0
+
+    result = smoothed(thumbnails, mattes)
+
+    # The outline of what moves is where flow is least to be trusted: there it stays lost.
+    assert overlap(result[lost], truth[lost]) > 0.8
+    assert min(overlap(result[n], truth[n]) for n in range(17) if n != lost) > 0.98
+
+
+def test_the_wrong_object_in_some_frames_is_voted_down() -> None:
+    """The network takes turns, two frames of five, with another thing that stands there."""
+    thumbnails, truth = moving_square(25)
+    still = slice(8, 8 + STILL_PX), slice(60, 60 + STILL_PX)
+    mattes = truth.copy()
+    fails = [n for n in range(25) if n % 5 in (1, 3)]
+    mattes[fails] = 0
+    mattes[(fails, *still)] = 1
+
+    result = smoothed(thumbnails, mattes)
+
+    for n in range(25):
+        assert overlap(result[n], truth[n]) > (0.7 if n in fails else 0.95)
+    # In the last frames the window is short, and no more than half of it right.
+    assert (result[(slice(21), *still)] < 0.5).all()
+    inside = [result[n][subject_at(n, margin_px=8)].mean() for n in range(25)]
+    for levels in (inside, result[(slice(None), *still)].mean(axis=(1, 2))):
+        assert np.abs(np.diff(levels)).max() < 0.1
+
+
+def test_a_subject_that_leaves_and_comes_back() -> None:
+    """It crosses the frame, is away for six frames, and crosses back."""
+    ground, subject = texture(96, 120, 10), texture(32, 32, 11) // 2
+    places = [40 + 16 * n for n in range(6)] + [None] * 6 + [120 - 16 * n for n in range(6)]
+    thumbnails = np.repeat(ground[None], len(places), axis=0)
+    truth = np.zeros((len(places), 96, 120), np.float32)
+    for n, x in enumerate(places):
+        if x is not None:
+            seen = min(32, max(0, 120 - x))
+            thumbnails[n, 32:64, x : x + 32] = subject[:, :seen]
+            truth[n, 32:64, x : x + 32] = 1
+
+    result = smoothed(thumbnails, truth)
+
+    for n, x in enumerate(places):
+        error = np.abs(result[n] - truth[n])
+        assert error.mean() < 0.01
+        if x is None:
+            assert result[n].max() < 0.3
+        elif x < 120:
+            assert overlap(result[n], truth[n]) > 0.9
+
+
+def test_what_the_network_is_unsure_of_follows_what_it_is_sure_of() -> None:
+    thumbnails = np.repeat(texture(48, 64, 0)[None], 9, axis=0)
+    mattes = np.full((9, 48, 64), 0.5, np.float32)
+    mattes[3] = 1
+    result = smoothed(thumbnails, mattes)
+    # Half of the frames, counted alike, would leave it at 0.56.
+    assert (result[4] > 0.8).all()
 
 
 @settings(deadline=None, max_examples=20)
@@ -210,50 +371,46 @@ def test_sizes_from_one_pixel_on(height: int, width: int) -> None:
     result = smoothed(thumbnails, mattes, 1.0)
 
     assert result.shape == mattes.shape
-    assert np.isfinite(result).all()
-    # A mean of the window, and nothing moves.
-    assert (result[3] <= mattes.max(axis=0) + 1e-3).all()
-    assert (result[3] >= mattes.min(axis=0) - 1e-3).all()
-    assert np.abs(result[3] - mattes.mean(axis=0)).max() < 1e-3
+    # A mean, and nothing moves; how much frames count depends on how sure they are.
+    assert (result <= mattes.max(axis=0) + 1e-3).all()
+    assert (result >= mattes.min(axis=0) - 1e-3).all()
+    assert np.ptp(result, axis=0).mean() < 0.4 * np.ptp(mattes, axis=0).mean()
 
 
-def test_old_frames_are_let_go_and_none_is_read_ahead() -> None:
+def source_of(
+    alive: list[weakref.ref[NDArray[np.uint8]]], frames: int, seed: int
+) -> Iterator[MattedBatch]:
+    """Yield batches of one frame, and keep track of which are still in memory."""
+    thumbnails, mattes = clip(frames, seed)
+    for n in range(frames):
+        luma, chroma = np.zeros((1, 64, 64), np.uint8), np.zeros((1, 32, 32), np.uint8)
+        alive.append(weakref.ref(luma))
+        planes = luma, chroma, chroma
+        del luma
+        yield MattedBatch(
+            FrameBatch(planes, FORMAT, n), thumbnails[n : n + 1].copy(), mattes[n : n + 1].copy()
+        )
+        del planes
+
+
+def test_frames_come_out_as_soon_as_the_last_that_they_depend_on_is_in() -> None:
     alive: list[weakref.ref[NDArray[np.uint8]]] = []
-    thumbnails, mattes = clip(12, 5)
-
-    def source() -> Iterator[MattedBatch]:
-        for n in range(12):
-            luma, chroma = np.zeros((1, 64, 64), np.uint8), np.zeros((1, 32, 32), np.uint8)
-            alive.append(weakref.ref(luma))
-            frames = FrameBatch((luma, chroma, chroma), FORMAT, n)
-            yield MattedBatch(frames, thumbnails[n : n + 1].copy(), mattes[n : n + 1].copy())
-
-    steady = smooth(source(), 0.8)
-    for n in range(12):
+    frames = 30
+    steady = smooth(source_of(alive, frames, 5), 0.8)
+    for n in range(frames):
         batch = next(steady)
-        assert len(alive) == n + 1 + LOOKAHEAD_FRAMES
+        assert len(alive) == min(frames, n + 1 + LOOKAHEAD_FRAMES)
         assert batch.frames.first_index == n
         del batch
     assert next(steady, None) is None
-    gc.collect()
-    assert sum(reference() is not None for reference in alive) == 0
 
 
-def test_no_more_than_the_current_frame_is_held() -> None:
+def test_no_more_frames_are_held_than_the_current_one_and_those_ahead() -> None:
     alive: list[weakref.ref[NDArray[np.uint8]]] = []
-    thumbnails, mattes = clip(6, 6)
-
-    def source() -> Iterator[MattedBatch]:
-        for n in range(6):
-            gc.collect()
-            assert not any(reference() is not None for reference in alive)
-            luma = np.zeros((1, 64, 64), np.uint8)
-            alive.append(weakref.ref(luma))
-            frames = FrameBatch((luma, luma[:, :32], luma[:, 32:]), FORMAT, n)
-            del luma
-            yield MattedBatch(frames, thumbnails[n : n + 1], mattes[n : n + 1])
-            del frames
-
-    for batch in smooth(source(), 0.8):
+    for batch in smooth(source_of(alive, 30, 6), 0.8):
         del batch
-    assert len(alive) == 6
+        gc.collect()
+        assert sum(reference() is not None for reference in alive) <= LOOKAHEAD_FRAMES + 1
+    gc.collect()
+    assert len(alive) == 30
+    assert not any(reference() is not None for reference in alive)

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
+
+import numpy as np
 
 from vidbg import colour as colours
 from vidbg import composite
 from vidbg.colour_names import parse_colour
-from vidbg.errors import InputError, OutputError, VidbgError
+from vidbg.errors import DecodeError, InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
 from vidbg.matting import chroma, refine
 from vidbg.matting.foreground import estimate_foreground
@@ -236,6 +238,10 @@ def run(
         segmenter = load(job, info, first, stop, on_download=on_download)
     batch_size = _batch_size(job, segmenter, info)
     scenery = _scenery(job, info, behind_info, batch_size)
+    strength = _strength(job, segmenter)
+    # What the mattes within a trim depend on outside of it: they are those of the whole clip.
+    lead = min(first, PREROLL_FRAMES) if strength else 0
+    tail = LOOKAHEAD_FRAMES if strength else 0
     if on_start is not None:
         on_start(info, total)
     frames_began = time.monotonic()
@@ -244,11 +250,13 @@ def run(
         reader = FrameReader(
             info,
             batch_size=batch_size,
-            first=first,
-            stop=stop,
+            first=first - lead,
+            stop=None if stop is None else stop + tail,
             allow_damaged=job.allow_damaged,
         )
         steady = cleanup.enter_context(_matted(job, reader, segmenter))
+        if lead or (tail and stop is not None):
+            steady = _within(steady, first, stop, batch_size)
         behind = None
         if scenery is not None:
             behind = cleanup.enter_context(Prefetch(scenery, _AHEAD, "background"))
@@ -260,6 +268,8 @@ def run(
             if on_progress is not None:
                 on_progress(_progress(sink.frames_written, total, info, frames_began))
             del batch  # or it stays in memory while the next one is made
+        if not sink.frames_written:
+            raise DecodeError("the clip ends before the requested start", path=info.path)
     return Result(
         output=job.output.path,
         frames=sink.frames_written,
@@ -289,25 +299,19 @@ def read_mattes(
         VidbgError: It cannot be done.
     """
     is_smoothed = _strength(job, segmenter) > 0
+    batch_size = _batch_size(job, segmenter, info)
     last = None if stop is None else stop + is_smoothed * LOOKAHEAD_FRAMES
     if last is not None and info.frame_count is not None:
         last = min(last, info.frame_count)
     reader = FrameReader(
         info,
-        batch_size=_batch_size(job, segmenter, info),
+        batch_size=batch_size,
         first=max(0, first - is_smoothed * PREROLL_FRAMES),
         stop=last,
         allow_damaged=job.allow_damaged,
     )
     with _matted(job, reader, segmenter) as steady:
-        for batch in steady:
-            begin = batch.frames.first_index
-            part = _frames_of(
-                batch, first - begin, len(batch.frames) if stop is None else stop - begin
-            )
-            if part is not None:
-                yield part
-            del batch, part
+        yield from _within(steady, first, stop, batch_size)
 
 
 def load(
@@ -347,23 +351,6 @@ def _matted(job: Job, reader: FrameReader, segmenter: Segmenter) -> Iterator[Ite
             yield smooth(matted, _strength(job, segmenter))
         finally:
             frames.close()
-
-
-def _frames_of(batch: MattedBatch, first: int, stop: int) -> MattedBatch | None:
-    """Return those frames of a batch that there are of a range, or None where there are none."""
-    frames = batch.frames
-    first, stop = max(0, first), min(stop, len(frames))
-    if first >= stop:
-        return None
-    if stop - first == len(frames):
-        return batch
-    one, two, three = (plane[first:stop] for plane in frames.planes)
-    source_alpha = None if frames.source_alpha is None else frames.source_alpha[first:stop]
-    return MattedBatch(
-        FrameBatch((one, two, three), frames.format, frames.first_index + first, source_alpha),
-        batch.thumbnails[first:stop],
-        batch.matte[first:stop],
-    )
 
 
 def segment(
@@ -470,6 +457,78 @@ def _subject(batch: MattedBatch, alphas: Planes, look: Look) -> Planes:
             screens = [look.screen] * len(frames)
         subject = suppress_spill(subject, frames.format, screens)
     return subject
+
+
+def _within(
+    batches: Iterable[MattedBatch], first: int, stop: int | None, batch_size: int
+) -> Iterator[MattedBatch]:
+    """Yield the frames of a trim, without those that were read around it.
+
+    Every batch but the last is full again: the background comes in full batches too.
+
+    Args:
+        batches: Consecutive frames, in batches of ``batch_size``.
+        first: Index in the clip of the first frame.
+        stop: Index after the last frame, or None for the end.
+        batch_size: Frames per batch.
+    """
+    part: MattedBatch | None = None
+    for batch in batches:
+        index = batch.frames.first_index
+        end = len(batch.frames) if stop is None else stop - index
+        piece = _part(batch, max(0, first - index), end)
+        del batch
+        if len(piece.frames) == 0:
+            continue
+        part = piece if part is None else _joined(part, piece)
+        if len(part.frames) >= batch_size:
+            yield _part(part, 0, batch_size)
+            rest = _part(part, batch_size, len(part.frames))
+            part = rest if len(rest.frames) else None
+            del rest
+        del piece
+    if part is not None:
+        yield part
+
+
+def _part(batch: MattedBatch, start: int, stop: int) -> MattedBatch:
+    """Return some frames of a batch: views, or the batch itself where that is all of it."""
+    frames = batch.frames
+    if start == 0 and stop >= len(frames):
+        return batch
+    chosen = slice(start, max(start, stop))
+    first, second, third = frames.planes
+    own = frames.source_alpha
+    return MattedBatch(
+        FrameBatch(
+            (first[chosen], second[chosen], third[chosen]),
+            frames.format,
+            frames.first_index + start,
+            None if own is None else own[chosen],
+        ),
+        batch.thumbnails[chosen],
+        batch.matte[chosen],
+    )
+
+
+def _joined(one: MattedBatch, other: MattedBatch) -> MattedBatch:
+    """Return consecutive frames as one batch."""
+
+    def both(before: Plane, after: Plane) -> Plane:
+        return cast("Plane", np.concatenate([before, after]))
+
+    (y, cb, cr), (y_after, cb_after, cr_after) = one.frames.planes, other.frames.planes
+    own, own_after = one.frames.source_alpha, other.frames.source_alpha
+    return MattedBatch(
+        FrameBatch(
+            (both(y, y_after), both(cb, cb_after), both(cr, cr_after)),
+            one.frames.format,
+            one.frames.first_index,
+            None if own is None or own_after is None else both(own, own_after),
+        ),
+        np.concatenate([one.thumbnails, other.thumbnails]),
+        np.concatenate([one.matte, other.matte]),
+    )
 
 
 def _checked(job: Job) -> VideoInfo:

@@ -1,4 +1,4 @@
-"""Dense optical flow between thumbnails, and warping along it.
+"""Dense optical flow between thumbnails, how far to trust it, and warping along it.
 
 T. Kroeger, R. Timofte, D. Dai and L. Van Gool, "Fast optical flow using dense inverse search",
 ECCV 2016, as OpenCV implements it.
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # The search's patches are 8 pixels wide, at a quarter of the size.
 _LEAST_SIDE_PX: Final = 32
+# Sundaram et al. have 0.01, with which more is gained in stability, but a fast subject loses 0.9
+# points of its overlap with the truth to votes from beside it, instead of 0.3.
+_SLACK_PER_MOTION: Final = 0.003
 # OpenCV's stubs do not know that these arguments may be left out.
 _NONE: Final = cast("Any", None)
 
@@ -66,7 +69,41 @@ def warp(array: Array, flow: NDArray[np.float32]) -> Array:
     return cast("Array", warped.reshape(array.shape))
 
 
-@lru_cache(maxsize=2)
+def agreement(
+    forward: NDArray[np.float32], backward: NDArray[np.float32], slack_px: float
+) -> NDArray[np.float32]:
+    """Return how far each pixel's way to the other frame and back leads home, 0 (lost) to 1.
+
+    What is hidden in the other frame, or has left it, is found at a wrong place there, from
+    where the flow back leads elsewhere: N. Sundaram, T. Brox and K. Keutzer, "Dense point
+    trajectories by GPU-accelerated large displacement optical flow", ECCV 2010, equation 5,
+    with their threshold made soft: ``exp(-e^2 / (0.003 (|f|^2 + |b|^2) + slack^2))`` for an
+    error of e pixels, stricter than theirs on what moves fast.
+
+    Args:
+        forward: float32 ``(h, w, 2)``, :func:`flow` from this frame to the other.
+        backward: float32 ``(h, w, 2)``, the flow from the other to this one.
+        slack_px: The error, in pixels, that is 1/e to where nothing moves. Above 0.
+
+    Returns:
+        float32 ``(h, w)``, in the place of this frame.
+    """
+    back = warp(backward, forward)
+    motion = forward * forward
+    motion += back * back
+    # Sums over the last axis by NumPy take ten times as long.
+    allowed = motion[..., 0] + motion[..., 1]
+    allowed *= np.float32(_SLACK_PER_MOTION)
+    allowed += np.float32(slack_px * slack_px)
+    back += forward
+    back *= back
+    error = back[..., 0] + back[..., 1]
+    error /= allowed
+    found: NDArray[np.float32] = np.exp(np.negative(error, out=error), out=error)
+    return found
+
+
+@lru_cache(maxsize=4)
 def _grid(height: int, width: int) -> NDArray[np.float32]:
     """Return the x and y of each pixel, float32 ``(height, width, 2)``, read-only."""
     grid = np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
