@@ -16,7 +16,6 @@ CPU milliseconds a frame at 1920x1080, the median of several turns on mattes of 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import time
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 
 from vidbg import colour as colours
 from vidbg import composite
+from vidbg.evaluation import metrics
 from vidbg.frames import FrameBatch, MattedBatch, PlaneFormat
 from vidbg.matting.foreground import estimate_foreground
 from vidbg.matting.refine import EDGES, finish_matte
@@ -41,37 +41,12 @@ from vidbg.matting.spill import colours_around, suppress_spill
 from vidbg.media.decode import read_frames
 from vidbg.media.probe import probe
 from vidbg.temporal.smooth import smooth
-from vidbg.training import metrics
 
 Matte = NDArray[np.float32]
 
 COST_SIZE = (1920, 1080)
 COST_TURNS = 7
 COST_CLIPS = ("blackswan", "dancers", "dog", "troll")
-GRAD_SIGMA = 1.4
-
-
-def derivative_kernel(sigma: float) -> Matte:
-    """Return a Gaussian times its derivative along x, of unit norm, cut where it is below 0.01."""
-    reach = math.ceil(sigma * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * sigma * 0.01)))
-    places = np.arange(-reach, reach + 1)
-    gaussian = np.exp(-(places**2) / (2 * sigma**2))
-    kernel = np.outer(gaussian, -places * gaussian)
-    return (kernel / np.linalg.norm(kernel)).astype(np.float32)
-
-
-def gradient_error(alpha: Matte, truth: Matte) -> float:
-    """Return Grad: squared differences of gradient magnitudes, summed, divided by 1000."""
-    kernel = derivative_kernel(GRAD_SIGMA)
-
-    def magnitude(picture: Matte) -> Matte:
-        along, across = (
-            cv2.filter2D(picture, -1, k, borderType=cv2.BORDER_REPLICATE)
-            for k in (kernel, np.ascontiguousarray(kernel.T))
-        )
-        return np.hypot(along, across)
-
-    return float(np.square(magnitude(alpha) - magnitude(truth)).sum(dtype=np.float64) / 1000)
 
 
 def grey_frames(path: Path, every: int) -> Iterator[Matte]:
@@ -125,7 +100,7 @@ def quality(folder: Path, names: list[str], arguments: Any, segmenter: Any) -> N
                         metrics.jaccard(alpha, truth),
                         metrics.boundary_f(alpha, truth),
                         1000 * metrics.mse(alpha, truth),
-                        gradient_error(alpha, truth),
+                        metrics.gradient_error(alpha, truth),
                     ]
                 )
         means.append([np.mean(scores[edges], axis=0) for edges in EDGES])

@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vidbg.evaluation import metrics
 from vidbg.frames import FrameBatch, MattedBatch, PlaneFormat
 from vidbg.matting.segmenter import load_segmenter
 from vidbg.matting.weights import ensure
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, smooth
-from vidbg.training import metrics
 from weights import (
     SEQUENCE_COLUMNS,
     Picture,

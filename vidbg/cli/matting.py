@@ -1,14 +1,15 @@
-"""Options that say how mattes are made, shared by the commands that make them."""
+"""Options that several commands share: how mattes are made, how a background is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vidbg.cli.parameters import Device, Key, Length, Share
+from vidbg.cli.parameters import Device, Key, Length, Share, Time
 
 if TYPE_CHECKING:
     from vidbg.pipeline import Matting
@@ -87,9 +88,39 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
+_BACKGROUND_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--bg-fit",
+        type=click.Choice(["cover", "contain", "stretch"]),
+        default="cover",
+        show_default=True,
+        help="How the background fills the frame.",
+    ),
+    click.option(
+        "--bg-end",
+        type=click.Choice(["loop", "hold", "black"]),
+        default="loop",
+        show_default=True,
+        help="What follows a background that is shorter than the clip.",
+    ),
+    click.option(
+        "--bg-start", type=Time(), default=Fraction(0), help="Where in the background to begin."
+    ),
+)
+
+
 def matting_options(command: Command) -> Command:
     """Give a command the options that say how mattes are made."""
-    for option in reversed(_OPTIONS):
+    return _with(command, _OPTIONS)
+
+
+def background_options(command: Command) -> Command:
+    """Give a command the options that say how a background is shown."""
+    return _with(command, _BACKGROUND_OPTIONS)
+
+
+def _with(command: Command, options: Sequence[Callable[[Any], Any]]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vidbg.cli.matting import matting_fields, matting_options
+from vidbg.cli.matting import background_options, matting_fields, matting_options
 from vidbg.cli.parameters import Time
 
 if TYPE_CHECKING:
@@ -66,23 +65,7 @@ class Settings(click.ParamType):  # type: ignore[type-arg]
     help="The sheet, .png or .jpg. Default: INPUT's name with .preview.png, beside it.",
 )
 @click.option("-y", "--overwrite", is_flag=True, help="Replace the sheet if it exists.")
-@click.option(
-    "--bg-fit",
-    type=click.Choice(["cover", "contain", "stretch"]),
-    default="cover",
-    show_default=True,
-    help="How the background fills the frame.",
-)
-@click.option(
-    "--bg-end",
-    type=click.Choice(["loop", "hold", "black"]),
-    default="loop",
-    show_default=True,
-    help="What follows a background that is shorter than the clip.",
-)
-@click.option(
-    "--bg-start", type=Time(), default=Fraction(0), help="Where in the background to begin."
-)
+@background_options
 @matting_options
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
 @click.option("--debug", is_flag=True, help="Show a traceback if it fails.")

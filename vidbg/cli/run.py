@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vidbg import __version__
-from vidbg.cli.matting import matting_fields, matting_options
+from vidbg.cli.matting import background_options, matting_fields, matting_options
 from vidbg.cli.parameters import Time
 from vidbg.media.formats import CONTAINERS, VIDEO_CODECS
 
@@ -66,23 +65,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="The result. Default: INPUT's name with .vidbg.mp4, beside it (.mov with --alpha).",
 )
 @click.option("-y", "--overwrite", is_flag=True, help="Replace the output if it exists.")
-@click.option(
-    "--bg-fit",
-    type=click.Choice(["cover", "contain", "stretch"]),
-    default="cover",
-    show_default=True,
-    help="How the background fills the frame.",
-)
-@click.option(
-    "--bg-end",
-    type=click.Choice(["loop", "hold", "black"]),
-    default="loop",
-    show_default=True,
-    help="What follows a background that is shorter than the clip.",
-)
-@click.option(
-    "--bg-start", type=Time(), default=Fraction(0), help="Where in the background to begin."
-)
+@background_options
 @click.option("--start", type=Time(), help="Begin here: seconds, or hh:mm:ss.ms.")
 @click.option("--end", type=Time(), help="End here: seconds, or hh:mm:ss.ms.")
 @click.option(

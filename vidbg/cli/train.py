@@ -18,6 +18,7 @@ import click
 from vidbg.cli.main import EXIT_INTERRUPTED
 from vidbg.cli.parameters import Device
 from vidbg.cli.reporting import clock, logging_to_stderr
+from vidbg.matting.architectures import NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 30.0
-_ARCHITECTURES = ("vidbg-s", "u2netp", "u2net", "unet-resnet34")
 
 
 class Sizes(click.ParamType):  # type: ignore[type-arg]
@@ -84,8 +84,8 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--arch",
-    type=click.Choice(_ARCHITECTURES),
-    default=_ARCHITECTURES[0],
+    type=click.Choice(NAMES),
+    default=NAMES[0],
     show_default=True,
     help="The network to train.",
 )

@@ -20,8 +20,8 @@ from vidbg.matting.weights import load_checkpoint
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Architecture:
     build: Callable[[], nn.Module]
     signature: Mapping[str, tuple[int, ...]]
     input_side_px: int = 320
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
 
 def _vidbg_s() -> nn.Module:

@@ -9,7 +9,8 @@ Ranges are R'G'B' in 0..1, alpha in 0..1, shapes (B, C, H, W) and float32 unless
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -56,6 +57,10 @@ class Batch:
     has_truth: Tensor
     has_soft: Tensor
 
+    def __getitem__(self, chosen: Tensor) -> Batch:
+        """Return the pictures of some indices, int64 (N,), on the same device."""
+        return Batch(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
 
 class Sampler:
     """Draws batches from the training part of a bank.
@@ -93,8 +98,7 @@ class Sampler:
             parts.append(self._composed(composed, height, width))
         if empty:
             parts.append(self._empty(empty, height, width))
-        batch = _joined(parts)
-        return degrade(batch, self._noise)
+        return degrade(joined(parts), self._noise)
 
     def _shares(self, count: int) -> tuple[int, int]:
         has_backgrounds = len(self._backgrounds) > 0
@@ -259,9 +263,11 @@ def _sample(planes: Tensor, theta: Tensor, height: int, width: int, outside: str
     )
 
 
-def _joined(parts: list[Batch]) -> Batch:
-    names = ("rgb", "truth", "soft", "has_truth", "has_soft")
-    return Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Return batches of one size as one, in their order."""
+    return Batch(
+        *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Batch))
+    )
 
 
 def _where(chosen: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:

@@ -22,10 +22,6 @@ from vidbg.training.bank import Bank
 
 logger = logging.getLogger(__name__)
 
-# ImageNet's, as U-2-Net has it; the registry says the same of the weights that come out.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
 _SIZE_STEP_PX = 32
 _ASPECTS = (1.0, 1.0, 4 / 3, 3 / 4, 16 / 9, 9 / 16)
 _WARM_UP = 0.02
@@ -276,8 +272,8 @@ class _Run:
         if again:
             # The parts of a batch lie one after another: those shown again are drawn from all.
             order = torch.randperm(fresh, generator=self._choices)[:again].to(self._device)
-            second, theta = self._sampler.jittered(_chosen(batch, order))
-            batch = _both(batch, second)
+            second, theta = self._sampler.jittered(batch[order])
+            batch = augment.joined((batch, second))
 
         self._network.train()
         x = normalised(batch.rgb).contiguous(memory_format=torch.channels_last)
@@ -486,8 +482,8 @@ def size_of(side_px: int, aspect: float) -> tuple[int, int]:
 
 def normalised(rgb: Tensor) -> Tensor:
     """Return what networks take: R'G'B' in 0..1 less the mean, over the deviation."""
-    mean = torch.tensor(MEAN, device=rgb.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=rgb.device).view(1, 3, 1, 1)
+    mean = torch.tensor(architectures.IMAGENET_MEAN, device=rgb.device).view(1, 3, 1, 1)
+    std = torch.tensor(architectures.IMAGENET_STD, device=rgb.device).view(1, 3, 1, 1)
     return (rgb - mean) / std
 
 
@@ -535,23 +531,3 @@ def teacher_iou(bank: Bank) -> float | None:
         both, either = (truth & soft).sum(), (truth | soft).sum()
         overlaps.append(torch.where(either > 0, both / either.clamp(min=1), 1.0))
     return torch.stack(overlaps).mean().item()
-
-
-def _chosen(batch: augment.Batch, order: Tensor) -> augment.Batch:
-    return augment.Batch(
-        batch.rgb[order],
-        batch.truth[order],
-        batch.soft[order],
-        batch.has_truth[order],
-        batch.has_soft[order],
-    )
-
-
-def _both(first: augment.Batch, second: augment.Batch) -> augment.Batch:
-    return augment.Batch(
-        torch.cat((first.rgb, second.rgb)),
-        torch.cat((first.truth, second.truth)),
-        torch.cat((first.soft, second.soft)),
-        torch.cat((first.has_truth, second.has_truth)),
-        torch.cat((first.has_soft, second.has_soft)),
-    )
