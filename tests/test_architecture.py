@@ -24,6 +24,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "prefetch": set(),
         "whole": set(),
+        "journal": set(),
         "colour": set(),
         "media.__init__": set(),
         "media.formats": set(),
@@ -68,7 +69,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {"media.probe": set(), "media.audio": set(), "media.decode": set()},
     {"media.background": set(), "media.encode": set()},
     {"pipeline": set(), "evaluation.mattes": set()},
-    {"evaluation.measure": set(), "preview": set()},
+    {"evaluation.measure": set(), "preview": set(), "batch": set()},
     {"evaluation.report": set()},
     {
         "training.__init__": set(),

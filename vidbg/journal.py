@@ -1,0 +1,55 @@
+"""What a job would make, as one short string: to know finished and interrupted work again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vidbg import __version__
+
+if TYPE_CHECKING:
+    from vidbg.pipeline import Job
+
+# Fields of a job and of its outputs that change nothing in what is made, only where it lies and
+# how it gets there.
+_HOW = frozenset({"path", "overwrite", "resume"})
+
+
+def fingerprint(job: Job) -> str:
+    """Return the SHA-256, in hexadecimal, of all that a job's result depends on.
+
+    That is vidbg's version, every option, and of each file that goes in (source, background,
+    weights) its absolute name, size and time of last change. A file whose content changed
+    without either of these two is taken for the same.
+
+    Args:
+        job: What to do.
+
+    Raises:
+        OSError: A file that goes in is not there.
+    """
+    if job.weights is not None:
+        job = replace(job, weights=Path(job.weights))
+    coded = json.dumps([__version__, _plain(asdict(job))], sort_keys=True)
+    return hashlib.sha256(coded.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON has it, files with their size and time."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items() if name not in _HOW}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Path):
+        return _file(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)  # a Fraction
+
+
+def _file(path: Path) -> list[str | int]:
+    found = path.stat()
+    return [str(path.absolute()), found.st_size, found.st_mtime_ns]
