@@ -44,7 +44,7 @@ from vidbg.errors import VidbgError
 from vidbg.evaluation import measure, metrics
 from vidbg.evaluation.mattes import matching, open_matte, pictures_in
 from vidbg.frames import FrameBatch, VideoInfo
-from vidbg.matting.segmenter import Segmenter, load_segmenter
+from vidbg.matting.segmenter import NetworkSegmenter, Segmenter, load_segmenter
 from vidbg.media import background, encode
 from vidbg.media.decode import read_frames
 from vidbg.media.probe import probe
@@ -59,6 +59,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "edges off": {"edges": "off"},
     "default": {},
     "edges fine": {"edges": "fine"},
+    "looks 2, edges fine": {"looks": 2, "edges": "fine"},
 }
 BASELINE_SIDE_PX = 320
 # The clips that settings are chosen on; the others are only reported on.
@@ -89,7 +90,7 @@ class Remembering:
         folder: Where answers are kept between runs, or None to keep them in memory.
     """
 
-    def __init__(self, network: Segmenter, folder: Path | None) -> None:
+    def __init__(self, network: NetworkSegmenter, folder: Path | None) -> None:
         self.name = network.name
         self._network = network
         self._folder = folder
@@ -98,6 +99,11 @@ class Remembering:
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         """Return the (height, width) that the network wants."""
         return self._network.input_size(width, height, sar)
+
+    @property
+    def square_size(self) -> tuple[int, int]:
+        """The (height, width) that the network wants of squeezed pictures."""
+        return self._network.square_size
 
     def batch_size(self, height: int, width: int) -> int:
         """Return 1."""

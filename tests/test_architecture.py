@@ -53,6 +53,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "matting.segmenter": set(),
         "matting.chroma": set(),
         "matting.trimap": set(),
+        "matting.views": set(),
         "matting.appearance": set(),
         "matting.closed_form": {"matting.trimap"},
         "matting.refine": {

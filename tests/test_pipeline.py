@@ -184,6 +184,7 @@ class Edges:
     """A segmenter whose mattes flicker, but depend on nothing except the picture."""
 
     name: str = "edges"
+    square_size: tuple[int, int] = (40, 40)
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         return height, width
@@ -194,6 +195,43 @@ class Edges:
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         flicker = rgb.sum(axis=(1, 2, 3), keepdims=True)[..., 0] % 97 / 97
         return np.abs(rgb[..., 1] / 255 - flicker).astype(np.float32)
+
+
+@dataclass
+class Asked(Edges):
+    """Keeps the shapes of what it is asked."""
+
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.shapes.append(rgb.shape[:3])
+        return super().__call__(rgb)
+
+
+def asked(source: Path, **options: Any) -> list[tuple[int, ...]]:
+    segmenter = Asked()
+    job = pipeline.matte_job(source, batch_size=1, **options)
+    for _ in pipeline.read_mattes(job, probe(source), segmenter):
+        pass
+    return segmenter.shapes
+
+
+def test_frames_are_looked_at_in_turn(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=5)
+    own, square = (1, 48, 64), (1, 40, 40)
+
+    assert asked(source) == [own, square, own, square, own]
+    assert asked(source, smooth=0.0) == [own] * 5
+    assert asked(source, looks=2) == [own, square] * 5
+    assert asked(source, looks=4) == [(2, 48, 64), (2, 40, 40)] * 5
+
+
+def test_a_picture_is_looked_at_in_all_ways(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 48)).save(tmp_path / "in.png")
+
+    assert asked(tmp_path / "in.png") == [(2, 48, 64), (2, 40, 40)]
 
 
 # Frames 20 to 29 lie within reach of neither end; 3 to 44 of both.

@@ -17,7 +17,7 @@ from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FR
 
 FORMAT = PlaneFormat("yuv420p", 8, 1, 1, is_rgb=False)
 
-STEPS = (4, 2, 1)
+STEPS = (4, 2, 1, 1)
 
 Thumbnails = NDArray[np.uint8]
 Mattes = NDArray[np.float32]
@@ -263,7 +263,7 @@ def test_a_subject_of_the_colour_of_its_ground_leaves_no_ghost() -> None:
     for n in range(17):
         rows, columns = subject_at(n, 8, margin_px=-3)
         assert result[n][rows, : columns.start].mean() < 0.06
-        assert overlap(result[n], truth[n]) > 0.95
+        assert overlap(result[n], truth[n]) > 0.93
 
 
 def test_flicker_on_a_moving_subject_is_damped() -> None:

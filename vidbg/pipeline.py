@@ -21,7 +21,7 @@ from vidbg import composite
 from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
-from vidbg.matting import chroma, refine
+from vidbg.matting import chroma, refine, views
 from vidbg.matting.foreground import estimate_foreground
 from vidbg.matting.spill import colours_around, suppress_spill
 from vidbg.media import audio, background, encode, timing
@@ -31,7 +31,9 @@ from vidbg.prefetch import Prefetch
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FRAMES, smooth
 
 if TYPE_CHECKING:
-    from vidbg.frames import Plane, Planes
+    from numpy.typing import NDArray
+
+    from vidbg.frames import Colour, Plane, Planes
     from vidbg.matting.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,8 @@ class Job:
         key: Screen colour for the chroma model: "auto" or a colour.
         similarity: Chroma model: how far from the key still counts as screen, 0..1.
         smoothness: Chroma model: how softly the edge falls off, 0..1.
+        looks: How often the network looks at each frame of a video, 1, 2 or 4, each time in
+            another way (:mod:`vidbg.matting.views`); a picture is looked at in all ways.
         smooth: Strength of temporal smoothing, 0..1; None for the model's default.
         edges: How the matte's edges are refined: "off", "fast" or "fine"; None for the
             model's default.
@@ -97,6 +101,7 @@ class Job:
     key: str = "auto"
     similarity: float = chroma.DEFAULT_SIMILARITY
     smoothness: float = chroma.DEFAULT_SMOOTHNESS
+    looks: int = 1
     smooth: float | None = None
     edges: str | None = None
     keep: str = "all"
@@ -120,6 +125,8 @@ class Job:
             raise ValueError(": ".join(problem))
         if self.edges is not None and self.edges not in refine.EDGES:
             raise ValueError(f"{self.edges!r} is none of {', '.join(refine.EDGES)}")
+        if self.looks not in views.LOOKS:
+            raise ValueError(f"{self.looks} looks are none of {', '.join(map(str, views.LOOKS))}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batches of {self.batch_size} frames")
         _ = self.controls  # which says what is wrong with them
@@ -178,6 +185,7 @@ class Matting(TypedDict, total=False):
     key: str
     similarity: float
     smoothness: float
+    looks: int
     smooth: float | None
     edges: str | None
     keep: str
@@ -344,7 +352,11 @@ def _matted(job: Job, reader: FrameReader, segmenter: Segmenter) -> Iterator[Ite
     """Decode and segment ahead, each in a thread of its own; give the steady mattes."""
     with (
         Prefetch(reader, _AHEAD, "decode") as frames,
-        Prefetch(segment(frames, segmenter, reader.info), _AHEAD, "segment") as matted,
+        Prefetch(
+            segment(frames, segmenter, reader.info, _turns(job, segmenter, reader.info)),
+            _AHEAD,
+            "segment",
+        ) as matted,
     ):
         # Upstream first: a stage that waits for frames is let go by the one it waits for.
         try:
@@ -354,7 +366,10 @@ def _matted(job: Job, reader: FrameReader, segmenter: Segmenter) -> Iterator[Ite
 
 
 def segment(
-    frames: Iterable[FrameBatch], segmenter: Segmenter, info: VideoInfo
+    frames: Iterable[FrameBatch],
+    segmenter: Segmenter,
+    info: VideoInfo,
+    turns: views.Turns | None = None,
 ) -> Iterator[MattedBatch]:
     """Yield frames with the mattes that a segmenter sees in them, each on its own.
 
@@ -362,13 +377,44 @@ def segment(
         frames: Batches of the clip's frames.
         segmenter: The network or keyer.
         info: The clip.
+        turns: The views that frames are seen through in turn; None for the segmenter's own size.
     """
     size = segmenter.input_size(info.width, info.height, info.sar)
+    if turns is None:
+        turns = ((views.View(size),),)
     colour = colours.resolve(info.colour, info.format, info.height)
     for batch in frames:
         thumbnails = colours.planes_to_rgb(batch.planes, batch.format, colour, size)
-        yield MattedBatch(batch, thumbnails, segmenter(thumbnails))
-        del batch, thumbnails
+        picture = partial(_shown, batch, thumbnails, colour)
+        chosen = [turns[(batch.first_index + n) % len(turns)] for n in range(len(batch))]
+        yield MattedBatch(batch, thumbnails, views.seen(segmenter, picture, chosen, size))
+        del batch, thumbnails, picture
+
+
+def _shown(
+    batch: FrameBatch,
+    thumbnails: NDArray[np.uint8],
+    colour: Colour,
+    size: tuple[int, int],
+    numbers: Sequence[int],
+) -> NDArray[np.uint8]:
+    """Return some frames of a batch at a size: copies of the thumbnails, or made for it."""
+    chosen = list(numbers)
+    if thumbnails.shape[1:3] == size:
+        return thumbnails[chosen]
+    first, second, third = batch.planes
+    return colours.planes_to_rgb(
+        (first[chosen], second[chosen], third[chosen]), batch.format, colour, size
+    )
+
+
+def _turns(job: Job, segmenter: Segmenter, info: VideoInfo) -> views.Turns | None:
+    """Return the ways in which frames are looked at, or None where the segmenter knows but one."""
+    if not isinstance(segmenter, views.Versatile):
+        return None
+    own = segmenter.input_size(info.width, info.height, info.sar)
+    looks = views.LOOKS[-1] if info.is_image else job.looks
+    return views.turns(own, segmenter.square_size, looks, in_turn=_strength(job, segmenter) > 0)
 
 
 @dataclass(frozen=True, slots=True)

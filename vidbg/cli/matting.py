@@ -56,6 +56,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Chroma: how softly the edge falls off, 0 to 1.",
     ),
     click.option(
+        "--looks",
+        type=click.Choice(["1", "2", "4"]),
+        default="1",
+        show_default=True,
+        help="How often the network looks at each frame: more is slower and better.",
+    ),
+    click.option(
         "--smooth",
         type=Share(),
         help="Steadiness of the matte over time, 0 (each frame alone) to 1.",
@@ -150,6 +157,7 @@ def matting_fields(options: dict[str, Any]) -> Matting:
         "key": options["key"] or "auto",
         "similarity": _or(options["similarity"], chroma.DEFAULT_SIMILARITY),
         "smoothness": _or(options["smoothness"], chroma.DEFAULT_SMOOTHNESS),
+        "looks": int(options["looks"]),
         "smooth": options["smooth"],
         "edges": options["edges"],
         "keep": options["keep"],

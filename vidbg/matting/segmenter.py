@@ -171,6 +171,11 @@ class NetworkSegmenter:
         steps = [_SIZE_STEP_PX * n for n in range(1, longest + 1)]
         return min(itertools.product(steps, steps), key=misfit)
 
+    @property
+    def square_size(self) -> tuple[int, int]:
+        """The (height, width) of pictures that are squeezed into a square, as in training."""
+        return self.input_size(1, 1)
+
     def batch_size(self, height: int, width: int) -> int:
         """Return how many pictures to give at once: 1, or on CUDA what free memory allows.
 
