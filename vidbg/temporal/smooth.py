@@ -59,8 +59,8 @@ LOOKAHEAD_FRAMES: Final = sum(_STEPS) + AFTER_FRAMES
 DEFAULT_STRENGTH: Final = 0.8
 """With mattes of U-2-Net-p that take turns, on twelve clips of DAVIS and composites: against the
 same network frame by frame the change of alpha along the motion fell from 23.0 to 8.0 thousandths,
-dtSSD from 12.4 to 10.1, the mean squared error by a quarter, and overlap with the truth (J) rose from
-0.691 to 0.732. Less leaves more flicker; full strength takes overlap from fast subjects."""
+dtSSD from 12.4 to 10.1, the mean squared error by a quarter, and overlap with the truth (J) rose
+from 0.691 to 0.732. Less leaves more flicker; full strength takes overlap from fast subjects."""
 
 # The largest difference of a colour component, in levels and averaged over 6 by 6 pixels, at which
 # a vote counts 1/e of what it does where the colour is the same. 20 took overlap with the truth,
