@@ -94,6 +94,13 @@ def test_the_whole_job_with_what_is_built_in(tmp_path: Path) -> None:
         ([GREEN, "--bg", "red", "--preset", "warp"], ["--preset", "veryfast"]),
         ([GREEN, "--bg", "red", "--model", "nonesuch"], ["nonesuch", "u2netp"]),
         ([GREEN, "--bg", "red", "--key", "blue"], ["--model chroma"]),
+        ([GREEN, "--bg", "red", "--in-fps", "24"], ["--in-fps", "picture sequences"]),
+        ([GREEN, "--bg", "red", "--in-fps", "fast"], ["fast", "no frame rate"]),
+        (["-", "--bg", "red"], ["-o"]),
+        (["https://example.invalid/a.mp4", "--bg", "red", "-o", "x.mp4"], ["--allow-url"]),
+        ([GREEN, "--bg", "http://example.invalid/a.mp4"], ["--allow-url"]),
+        (["http://example.invalid/a.mp4", "--bg", "red", "--allow-url"], ["-o"]),
+        (["rtsp://example.invalid/a", "--bg", "red", "--allow-url", "-o", "x.mp4"], ["http"]),
         ([GREEN, "--bg", "blur:wide"], ["--bg", "wide"]),
         ([GREEN, "--alpha", "--bg-fit", "contain"], ["--bg-fit is for --bg"]),
         ([GREEN, "--matte", "--audio", "mix"], ["--audio mix is for --bg"]),
@@ -442,3 +449,47 @@ def test_a_dangling_link_is_an_existing_output(clip: Path, tmp_path: Path) -> No
     out.symlink_to(tmp_path / "nowhere")
     arguments = (clip, "--bg", "red", "--model", "chroma", "--key", "green", "-o", out)
     assert_one_line(vidbg(*arguments), 1, "out.mp4", "exists already")
+
+
+KEYED = ("--model", "chroma", "--key", "#00b140")
+
+
+def test_numbered_pictures_are_a_clip(tmp_path: Path) -> None:
+    folder = tmp_path / "shot"
+    folder.mkdir()
+    run_ffmpeg("-i", GREEN, "-frames:v", "8", "-f", "image2", f"file:{folder}/%04d.png")
+    run = vidbg(folder, "--bg", "blue", *KEYED)
+    assert run.returncode == 0, run.stderr
+    assert "8 pictures, taken as 25 a second; --in-fps says otherwise" in run.stderr
+    facts = stream_facts(tmp_path / "shot.vidbg.mp4")
+    assert (facts.frames, facts.rate, facts.audio) == (8, 25, ())
+
+    pattern = folder / "%04d.png"
+    out = tmp_path / "out.mov"
+    arguments = ("--alpha", *KEYED, "--in-fps", "23.976", "--start", "0.1", "-o", out)
+    run = vidbg(pattern, *arguments)
+    assert run.returncode == 0, run.stderr
+    assert "--in-fps" not in run.stderr
+    facts = stream_facts(out)
+    assert (facts.frames, str(facts.rate)) == (5, "24000/1001")
+
+    (folder / "0003.png").unlink()
+    again = ("--bg", "blue", *KEYED, "-y")
+    assert_one_line(vidbg(folder, *again, "-q"), 1, "no picture number 3", "--allow-damaged")
+    run = vidbg(folder, *again, "--allow-damaged")
+    assert run.returncode == 0, run.stderr
+    assert stream_facts(tmp_path / "shot.vidbg.mp4").frames == 8
+
+
+def test_standard_input_is_a_clip(tmp_path: Path) -> None:
+    out = tmp_path / "out.mkv"
+    content = Path(GREEN).read_bytes()
+    command = [VIDBG, "-", "--bg", "blue", *KEYED, "--end", "0.2", "-o", str(out)]
+    run = subprocess.run(command, input=content, capture_output=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert stream_facts(out).frames == 6
+    assert list(tmp_path.iterdir()) == [out]
+    command[-1] = str(tmp_path / "text.mkv")
+    run = subprocess.run(command, input=b"text\n" * 99, capture_output=True, timeout=120)
+    assert (run.returncode, run.stderr.count(b"standard input: not a video")) == (1, 1)
+    assert list(tmp_path.iterdir()) == [out]

@@ -557,10 +557,10 @@ def test_part_of_a_clip_is_what_decoding_all_of_it_gives(
 
 def test_reading_from_the_middle_seeks(clips_dir: Path) -> None:
     info, _ = whole(clips_dir, "b-frames.mp4")
-    arguments = FrameReader(info, first=400)._arguments()
+    arguments = FrameReader(info, first=400)._arguments(info)
     assert arguments[arguments.index("-ss") + 1] == "11.000000"
     ts, _ = whole(clips_dir, "open gop.ts")
-    assert "-ss" not in FrameReader(ts, first=400)._arguments()
+    assert "-ss" not in FrameReader(ts, first=400)._arguments(ts)
 
 
 def test_an_edit_list_cuts_before_and_after(tmp_path: Path) -> None:
@@ -868,3 +868,16 @@ def test_real_clips_decode_frame_for_frame(name: str, rate: str | None, shared_d
     opening = read(info, stop=8)
     for ours, theirs in zip(opening, decode_planes(path, count=8), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("first", [150, 319, 343, 399])
+def test_a_clip_of_one_tick_a_frame_can_begin_anywhere(clips_dir: Path, first: int) -> None:
+    path = clips_dir / "ticks.mov"
+    if not path.exists():
+        options = ("-video_track_timescale", "24")
+        make_clip(path, size=(16, 12), rate="24", frames=400, options=options)
+    info = probe(path)
+    assert info.time_base == Fraction(1, 24)
+    batches = list(FrameReader(info, first=first, stop=first + 2))
+    numbers = frame_numbers(np.concatenate([batch.planes[0] for batch in batches]))
+    assert numbers == [*range(first, min(first + 2, 400))]

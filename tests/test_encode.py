@@ -208,6 +208,8 @@ def test_colour_tags_are_kept(
     tmp_path: Path, source: Path, colour: Colour, codec: str, suffix: str
 ) -> None:
     info = clip_info(source, "yuv420p10le", colour=colour)
+    if codec == "h264" and colour == PQ:  # 8 bits are too few for it: it becomes SDR
+        colour = Colour("tv", "bt709", "bt709", "bt709")
     planes = flat(info, (300, 480, 560))
     facts = stream_facts(write(tmp_path / f"out{suffix}", info, planes, codec=codec))
     assert facts.colour_range == RANGES[colour.range]

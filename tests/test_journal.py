@@ -50,3 +50,18 @@ def test_a_missing_file_is_an_error(job: Job, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").unlink()
     with pytest.raises(FileNotFoundError):
         fingerprint(job)
+
+
+def test_pictures_of_a_sequence_that_changed_change_it(job: Job, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        (folder / f"{number}.png").write_bytes(b"1234")
+    job = replace(job, source=folder / "%d.png")
+    before = fingerprint(job)
+    assert fingerprint(job) == before
+    (folder / "2.png").write_bytes(b"12345")
+    longer = fingerprint(job)
+    (folder / "3.png").unlink()
+    assert len({before, longer, fingerprint(job)}) == 3
+    assert fingerprint(replace(job, source=folder)) != fingerprint(job)

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clips import decode_planes, make_clip, noise_planes, pack_planes, stream_facts
+from clips import (
+    decode_planes,
+    make_clip,
+    noise_planes,
+    pack_planes,
+    run_ffmpeg,
+    stream_facts,
+)
 from numpy.typing import NDArray
 
 import vidbg
@@ -695,3 +702,49 @@ def test_mattes_of_a_part_are_those_of_the_whole(
     assert list(part) == list(range(first, 10 if stop is None else stop))
     for number, matte in part.items():
         np.testing.assert_array_equal(matte, whole[number])
+
+
+# ---- Sources with alpha of their own -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "tolerance"),
+    [
+        ("%d.png", "png", "rgba", 0),
+        ("%d.png", "png", "rgba64be", 1),
+        ("%d.tif", "tiff", "rgba", 0),
+        ("in.mkv", "ffv1", "yuva444p10le", 0),
+        ("in.mov", "prores_ks", "yuva444p10le", 12),
+        ("in.webm", "libvpx-vp9", "yuva420p", 4),
+    ],
+)
+def test_alpha_of_every_kind_of_source_is_multiplied_in(
+    tmp_path: Path, name: str, codec: str, pix_fmt: str, tolerance: int
+) -> None:
+    """Opaque on the left, half, quarter and not at all on the right: C = F·a + B·(1 - a)."""
+    opacity = np.repeat(np.array([255, 128, 64, 0], np.uint8), 16)
+    alpha = np.broadcast_to(opacity, (2, 48, 64))
+    grey = np.full((2, 48, 64), 180, np.uint8)
+    source = tmp_path / name
+    stored = make_clip(
+        tmp_path / "stored.mkv" if "%" in name else source,
+        frames=2,
+        raw=pack_planes([grey, grey, grey, alpha]),
+        raw_pix_fmt="gbrap",
+        pix_fmt=pix_fmt,
+        codec=codec,
+        options=("-alpha_bits", "16") if codec == "prores_ks" else (),
+    )
+    if stored != source:
+        run_ffmpeg("-i", f"file:{stored}", "-c", "copy", "-f", "image2", f"file:{source}")
+    info = probe(source)
+    assert info.has_alpha
+    lossless(source, tmp_path / "out.mkv", everything)
+    shown = decode_planes(tmp_path / "out.mkv", "gbrp" if info.format.depth == 8 else "gbrp16le")
+    top = 255 if info.format.depth == 8 else 65535
+    middles = np.arange(8, 64, 16)
+    share = opacity[middles] / 255
+    for plane, behind in zip(shown, (0x40, 0x60, 0x20), strict=True):
+        wanted = 180 * share + behind * (1 - share)
+        found = plane[:, 24, middles] / top * 255
+        assert np.abs(found - wanted).max() <= 1.1 + tolerance

@@ -43,6 +43,30 @@ class Colour:
 
 
 @dataclass(frozen=True, slots=True)
+class Mastering:
+    """What an HDR clip was graded on (SMPTE ST 2086), and its own light (CTA-861.3).
+
+    Attributes:
+        red: CIE 1931 x and y of the display's red.
+        green: Of its green.
+        blue: Of its blue.
+        white: Of its white.
+        darkest: The least light that it shows, in cd/m².
+        brightest: The most light that it shows, in cd/m².
+        content: The light of the clip's brightest pixel, and of its brightest frame on average,
+            both in cd/m², or None.
+    """
+
+    red: tuple[float, float]
+    green: tuple[float, float]
+    blue: tuple[float, float]
+    white: tuple[float, float]
+    darkest: float
+    brightest: float
+    content: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PlaneFormat:
     """A working format: three planes, the first at full size, the others maybe subsampled.
 
@@ -101,11 +125,50 @@ class SubtitleStream:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureSequence:
+    """Numbered pictures in a folder that are taken as one clip, a frame each.
+
+    The picture of number n is ``PREFIX n SUFFIX``, n with zeros in front up to ``digits``.
+
+    Attributes:
+        folder: Where the pictures lie.
+        prefix: What their names begin with.
+        suffix: What comes after the number, the extension included.
+        digits: Digits that a number has at least; 1 where no zeros are in front.
+        first: The lowest number.
+        last: The highest number.
+        missing: How many numbers between them have no picture.
+        first_missing: The first of these, or None.
+    """
+
+    folder: Path
+    prefix: str
+    suffix: str
+    digits: int
+    first: int
+    last: int
+    missing: int = 0
+    first_missing: int | None = None
+
+    def path_of(self, number: int) -> Path:
+        """Return the file of a number, whether or not it is there."""
+        return self.folder / f"{self.prefix}{number:0{self.digits}d}{self.suffix}"
+
+    @property
+    def pattern(self) -> str:
+        """The files as a printf pattern: what is no number stands for itself."""
+        before, after = (part.replace("%", "%%") for part in (self.prefix, self.suffix))
+        folder = str(self.folder).replace("%", "%%")
+        place = f"%0{self.digits}d" if self.digits > 1 else "%d"
+        return f"{folder}/{before}{place}{after}"
+
+
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """What a clip is, as far as can be told without decoding all of it.
 
     Attributes:
-        path: The file.
+        path: The file; the folder or the pattern of a picture sequence.
         container: FFmpeg's name of the demuxer, e.g. "mov,mp4,m4a,3gp,3g2,mj2".
         codec: FFmpeg's name of the video codec.
         stream_index: The video stream's index in the file.
@@ -134,6 +197,8 @@ class VideoInfo:
         audio: Audio tracks.
         subtitles: Subtitle tracks.
         has_chapters: The file has chapter marks.
+        sequence: The pictures, where the clip is a picture sequence.
+        mastering: What an HDR clip was graded on, where it says so.
     """
 
     path: Path
@@ -162,6 +227,8 @@ class VideoInfo:
     audio: tuple[AudioStream, ...]
     subtitles: tuple[SubtitleStream, ...]
     has_chapters: bool
+    sequence: PictureSequence | None = None
+    mastering: Mastering | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

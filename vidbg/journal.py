@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidbg import __version__
+from vidbg.media.sequence import find_sequence, is_sequence
 
 if TYPE_CHECKING:
     from vidbg.pipeline import Job
@@ -44,10 +45,20 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     if isinstance(value, Path):
-        return _file(value)
+        return _pictures(value) if is_sequence(value) else _file(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)  # a Fraction
+
+
+def _pictures(path: Path) -> list[object]:
+    """Return all that is known of the pictures of a sequence, without reading them."""
+    sequence = find_sequence(path)
+    if sequence is None:
+        return [str(path.absolute())]
+    numbers = range(sequence.first, sequence.last + 1)
+    files = (sequence.path_of(number) for number in numbers)
+    return [str(path.absolute()), *(_file(file) for file in files if file.exists())]
 
 
 def _file(path: Path) -> list[str | int]:

@@ -26,7 +26,10 @@ from vidbg.matting.foreground import estimate_foreground
 from vidbg.matting.spill import colours_around, suppress_spill
 from vidbg.media import audio, background, encode, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
+from vidbg.media.light import light_of
+from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
 from vidbg.media.probe import check_readable, probe
+from vidbg.media.sequence import is_sequence
 from vidbg.prefetch import Prefetch
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FRAMES, smooth
 
@@ -52,7 +55,7 @@ class Job:
     """One clip to process. Times are in seconds.
 
     Attributes:
-        source: The clip or picture.
+        source: The clip or picture, or the directory or printf pattern of a picture sequence.
         output: What to write.
         background: What goes behind the subject; None unless the output is a composite.
         bg_fit: How the background fills the frame: "cover", "contain" or "stretch".
@@ -79,6 +82,10 @@ class Job:
         feather_px: Pixels over which the matte's edge is softened besides.
         despill: Take the old background's tint off the subject; None for the model's default.
         allow_damaged: Keep what decodes of a damaged clip instead of refusing it.
+        in_fps: Frames per second of picture sequences; None for 25.
+        matte_in: Mattes that are ready, in place of a network: a video, picture or picture
+            sequence with a frame for each of the clip's, or of its trim. They are neither
+            smoothed nor are their edges refined unless ``smooth`` and ``edges`` say so.
 
     Raises:
         ValueError: A choice is none of those above, a length out of its range, the codec has
@@ -110,6 +117,8 @@ class Job:
     feather_px: float = 0.0
     despill: bool | None = None
     allow_damaged: bool = False
+    in_fps: Fraction | None = None
+    matte_in: Path | None = None
 
     def __post_init__(self) -> None:
         for value, choices in (
@@ -127,6 +136,8 @@ class Job:
             raise ValueError(f"{self.edges!r} is none of {', '.join(refine.EDGES)}")
         if self.looks not in views.LOOKS:
             raise ValueError(f"{self.looks} looks are none of {', '.join(map(str, views.LOOKS))}")
+        if self.in_fps is not None and self.in_fps <= 0:
+            raise ValueError(f"{self.in_fps} frames per second")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batches of {self.batch_size} frames")
         _ = self.controls  # which says what is wrong with them
@@ -194,6 +205,7 @@ class Matting(TypedDict, total=False):
     feather_px: float
     despill: bool | None
     allow_damaged: bool
+    in_fps: Fraction | None
 
 
 class Options(Matting, total=False):
@@ -204,6 +216,7 @@ class Options(Matting, total=False):
     bg_start_s: Fraction
     start_s: Fraction | None
     end_s: Fraction | None
+    matte_in: Path | None
 
 
 def matte_job(source: str | Path, **options: Unpack[Matting]) -> Job:
@@ -219,7 +232,7 @@ def matte_job(source: str | Path, **options: Unpack[Matting]) -> Job:
 def run(
     job: Job,
     *,
-    segmenter: Segmenter | None = None,
+    segmenter: Segmenter | ReadyMattes | None = None,
     on_start: Callable[[VideoInfo, int | None], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_download: Callable[[int, int], None] | None = None,
@@ -243,13 +256,19 @@ def run(
     behind_info = _background_info(job)
     sound = _sound(job, behind_info)
     if segmenter is None:
-        segmenter = load(job, info, first, stop, on_download=on_download)
+        if job.matte_in is not None:
+            segmenter = open_mattes(job.matte_in, info, first, stop)
+        else:
+            segmenter = load(job, info, first, stop, on_download=on_download)
     batch_size = _batch_size(job, segmenter, info)
     scenery = _scenery(job, info, behind_info, batch_size)
     strength = _strength(job, segmenter)
     # What the mattes within a trim depend on outside of it: they are those of the whole clip.
     lead = min(first, PREROLL_FRAMES) if strength else 0
     tail = LOOKAHEAD_FRAMES if strength else 0
+    reach = first - lead, None if stop is None else stop + tail
+    if isinstance(segmenter, ReadyMattes):
+        reach = segmenter.within(*reach)
     if on_start is not None:
         on_start(info, total)
     frames_began = time.monotonic()
@@ -258,8 +277,8 @@ def run(
         reader = FrameReader(
             info,
             batch_size=batch_size,
-            first=first - lead,
-            stop=None if stop is None else stop + tail,
+            first=reach[0],
+            stop=reach[1],
             allow_damaged=job.allow_damaged,
         )
         steady = cleanup.enter_context(_matted(job, reader, segmenter))
@@ -348,15 +367,21 @@ def load(
 
 
 @contextmanager
-def _matted(job: Job, reader: FrameReader, segmenter: Segmenter) -> Iterator[Iterator[MattedBatch]]:
+def _matted(
+    job: Job, reader: FrameReader, segmenter: Segmenter | ReadyMattes
+) -> Iterator[Iterator[MattedBatch]]:
     """Decode and segment ahead, each in a thread of its own; give the steady mattes."""
+
+    def with_mattes(frames: Iterable[FrameBatch]) -> Iterable[MattedBatch]:
+        if not isinstance(segmenter, ReadyMattes):
+            info = reader.info
+            return segment(frames, segmenter, info, _turns(job, segmenter, info))
+        wants_pictures = bool(job.smooth) or (job.edges or "off") != "off"
+        return MatteReader(frames, segmenter, reader, wants_pictures=wants_pictures)
+
     with (
         Prefetch(reader, _AHEAD, "decode") as frames,
-        Prefetch(
-            segment(frames, segmenter, reader.info, _turns(job, segmenter, reader.info)),
-            _AHEAD,
-            "segment",
-        ) as matted,
+        Prefetch(with_mattes(frames), _AHEAD, "segment") as matted,
     ):
         # Upstream first: a stage that waits for frames is let go by the one it waits for.
         try:
@@ -435,7 +460,7 @@ class Look:
 
 
 def finisher(
-    job: Job, info: VideoInfo, segmenter: Segmenter
+    job: Job, info: VideoInfo, segmenter: Segmenter | ReadyMattes
 ) -> Callable[[MattedBatch, Iterator[Planes] | None], tuple[Planes, Plane | None]]:
     """Return :func:`finish` with all of a job's settings: what takes batches and backgrounds.
 
@@ -582,10 +607,13 @@ def _checked(job: Job) -> VideoInfo:
     output = job.output
     if output.kind == "composite" and job.background is None:
         raise VidbgError("a composite needs a background")
-    check_readable(job.source)
+    if not is_sequence(job.source):
+        check_readable(job.source)
     encode.container_of(output.path)
     encode.check_writable(output.path, job.source, output.overwrite)
-    info = probe(job.source)
+    if job.matte_in is not None and _is_same_file(job.matte_in, output.path):
+        raise OutputError("is the matte itself", path=output.path, hint="Choose another -o")
+    info = _probed(job.source, job.in_fps)
     is_picture = output.path.suffix.lower() in encode.PICTURE_SUFFIXES
     if is_picture != info.is_image:
         what = "a video cannot be written as a picture" if is_picture else "a picture stays one"
@@ -602,7 +630,11 @@ def _checked(job: Job) -> VideoInfo:
             info.repeated_frames,
             info.dropped_frames,
         )
-    if not encode.keeps_depth(output.codec, info, output.kind):
+    if encode.shows_sdr(output.codec, info, output.kind):
+        keeps = "--codec hevc (.mp4 .mov .mkv), prores (.mov) or ffv1 (.mkv) keeps HDR"
+        reason = "" if info.is_image else f", since {output.codec} has 8 bits here; {keeps}"
+        logger.warning("%s: its HDR is tone-mapped to SDR%s", info.path, reason)
+    elif not encode.keeps_depth(output.codec, info, output.kind):
         logger.info(
             "%s: %d-bit colour is dithered for %s; --codec hevc, prores or ffv1 keeps more",
             info.path,
@@ -610,6 +642,23 @@ def _checked(job: Job) -> VideoInfo:
             output.codec,
         )
     return info
+
+
+def _probed(path: Path, in_fps: Fraction | None) -> VideoInfo:
+    """Probe a clip, and say which rate pictures are given where nobody said it."""
+    info = probe(path, in_fps)
+    if info.sequence is not None and in_fps is None:
+        logger.info(
+            "%s: %d pictures, taken as %s a second; --in-fps says otherwise",
+            path,
+            info.frame_count,
+            info.frame_rate,
+        )
+    return info
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _frame_range(job: Job, info: VideoInfo) -> tuple[int, int | None, int | None]:
@@ -651,9 +700,11 @@ def _network(job: Job, on_download: Callable[[int, int], None] | None) -> Segmen
     )
 
 
-def _batch_size(job: Job, segmenter: Segmenter, info: VideoInfo) -> int:
+def _batch_size(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> int:
     if job.batch_size is not None:
         return job.batch_size
+    if isinstance(segmenter, ReadyMattes):
+        return 1
     return segmenter.batch_size(*segmenter.input_size(info.width, info.height, info.sar))
 
 
@@ -677,15 +728,19 @@ def _keyer(job: Job, info: VideoInfo, first: int, stop: int | None) -> Segmenter
     raise InputError(refusal.message, path=info.path, hint=refusal.hint) from refusal
 
 
-def _strength(job: Job, segmenter: Segmenter) -> float:
+def _strength(job: Job, segmenter: Segmenter | ReadyMattes) -> float:
     if job.smooth is not None:
         return job.smooth
-    # A key does not flicker; smoothing it at full size would only cost time.
-    return 0.0 if isinstance(segmenter, chroma.ChromaKeyer) else DEFAULT_STRENGTH
+    # A key does not flicker; smoothing it at full size would only cost time. What is ready is
+    # as it was wanted.
+    is_steady = isinstance(segmenter, chroma.ChromaKeyer | ReadyMattes)
+    return 0.0 if is_steady else DEFAULT_STRENGTH
 
 
-def _look(job: Job, segmenter: Segmenter, info: VideoInfo) -> Look:
+def _look(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> Look:
     """Return how the job's frames are finished."""
+    if isinstance(segmenter, ReadyMattes):
+        return Look(job.edges or "off", job.controls, bool(job.despill))
     if not isinstance(segmenter, chroma.ChromaKeyer):
         return Look(job.edges or "fast", job.controls, bool(job.despill))
     # A key is made of the frame's colours at its full size: there is nothing to refine.
@@ -699,17 +754,17 @@ def _background_info(job: Job) -> VideoInfo | None:
     path = job.background
     if not isinstance(path, Path):
         return None
-    if not path.exists():
+    if not (path.exists() or is_sequence(path)):
         raise InputError(
             "no such file, nor a colour",
             path=path,
             hint="Colours are #rrggbb, red,green,blue or a CSS name",
         )
-    if job.output.path.exists() and job.output.path.samefile(path):
+    if _is_same_file(path, job.output.path):
         raise OutputError(
             "is the background itself", path=job.output.path, hint="Choose another -o"
         )
-    return probe(path)
+    return _probed(path, job.in_fps)
 
 
 def read_background(job: Job, info: VideoInfo, first: int) -> Iterable[Planes] | None:
@@ -747,7 +802,8 @@ def _scenery(
     )
     if isinstance(chosen, background.Solid):
         return itertools.repeat(background.solid(chosen.rgb, target))
-    if behind_info is None or behind_info.is_image:
+    # Only FFmpeg knows what the light of an HDR picture means.
+    if behind_info is None or (behind_info.is_image and light_of(behind_info.colour) == "sdr"):
         return itertools.repeat(background.still(chosen, job.bg_fit, target))
     return background.BackgroundVideo(
         behind_info,

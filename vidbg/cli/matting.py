@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vidbg.cli.parameters import Device, Key, Length, Share, Time
+from vidbg.cli.parameters import Device, Key, Length, Rate, Share, Time
 
 if TYPE_CHECKING:
     from vidbg.pipeline import Matting
@@ -90,7 +90,16 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Take the old background's tint off the subject. Default: on with --model chroma.",
     ),
     click.option(
-        "--allow-damaged", is_flag=True, help="Keep what decodes of a damaged or cut-off file."
+        "--allow-damaged",
+        is_flag=True,
+        help="Keep what decodes of a damaged or cut-off file; of a picture sequence, repeat the "
+        "picture before a gap.",
+    ),
+    click.option(
+        "--in-fps",
+        metavar="RATE",
+        type=Rate(),
+        help="Frames a second of picture sequences: 24, 29.97, 30000/1001. Default: 25.",
     ),
 )
 
@@ -166,6 +175,7 @@ def matting_fields(options: dict[str, Any]) -> Matting:
         "feather_px": options["feather"] or 0,
         "despill": options["despill"],
         "allow_damaged": options["allow_damaged"],
+        "in_fps": options["in_fps"],
     }
 
 

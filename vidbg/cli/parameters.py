@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
+_RATE = re.compile(r"(\d{1,9}(?:\.\d{0,9})?)(?:/(\d{1,9}))?", re.ASCII)
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
@@ -43,6 +44,42 @@ class Time(click.ParamType):  # type: ignore[type-arg]
             return value
         try:
             return parse_time(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_rate(text: str) -> Fraction:
+    """Return frames per second from "25", "23.976" or "30000/1001", exactly.
+
+    A decimal that is a broadcast rate rounded, such as 29.97, stands for that rate.
+
+    Raises:
+        ValueError: It is none of these, or not between 1/100 and 1000.
+    """
+    match = _RATE.fullmatch(text.strip())
+    rate = Fraction(0)
+    if match is not None and not (match[2] and int(match[2]) == 0):
+        rate = Fraction(match[1]) / int(match[2] or 1)
+    if not Fraction(1, 100) <= rate <= 1000:
+        raise ValueError(f"{text!r} is no frame rate: write 25, 29.97 or 30000/1001")
+    broadcast = Fraction(round(rate * 1001 / 1000) * 1000, 1001)
+    is_rounded = "." in text and abs(broadcast - rate) < Fraction(1, 200)
+    return broadcast if is_rounded and broadcast.denominator == 1001 else rate
+
+
+class Rate(click.ParamType):  # type: ignore[type-arg]
+    """Frames per second."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Fraction:
+        """Return the rate, exactly."""
+        if isinstance(value, Fraction):
+            return value
+        try:
+            return parse_rate(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +28,8 @@ Examples:
   vidbg talk.mp4 --bg blur                      its own background, blurred
   vidbg talk.mp4 --alpha                        transparent ProRes 4444 for an editor
   vidbg studio.mp4 --bg beach.mp4 --model chroma    keyed from a green or blue screen
+  vidbg frames/ --bg beach.mp4 --in-fps 24      numbered pictures
+  curl ... | vidbg - --bg beach.mp4 -o out.mp4  standard input
 
 \b
 Other commands:
@@ -49,7 +55,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="INPUT")
 @click.option(
     "--bg",
     metavar="SRC",
@@ -65,6 +71,11 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="The result. Default: INPUT's name with .vidbg.mp4, beside it (.mov with --alpha).",
 )
 @click.option("-y", "--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--allow-url",
+    is_flag=True,
+    help="INPUT and SRC may be http or https URLs: they are downloaded first.",
+)
 @background_options
 @click.option("--start", type=Time(), help="Begin here: seconds, or hh:mm:ss.ms.")
 @click.option("--end", type=Time(), help="End here: seconds, or hh:mm:ss.ms.")
@@ -76,10 +87,19 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Whose sound the result has.",
 )
 @click.option(
-    "--codec", type=click.Choice(VIDEO_CODECS), help="Video codec. Default: H.264 in .mp4."
+    "--codec",
+    type=click.Choice(VIDEO_CODECS),
+    help="Video codec. Default: H.264 in .mp4, which has 8 bits: HDR becomes SDR.",
 )
 @click.option("--crf", type=int, help="Quality; lower is better and larger. H.264: 19.")
 @click.option("--preset", help="Encoder speed, slower is smaller. H.264: veryfast.")
+@click.option(
+    "--matte-in",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Mattes that are ready, in place of a network: a video, a picture or numbered pictures, "
+    "with a frame for each of INPUT's. White, or opaque, is the subject.",
+)
 @matting_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for scripts.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
@@ -89,12 +109,16 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 def run(**options: Any) -> None:
     """Take the background out of a video and put another in its place.
 
-    INPUT is a video or a picture; one of --bg, --alpha and --matte says what to make of it.
+    INPUT is a video, a picture, or numbered pictures (a directory of them, or a pattern such as
+    frames/%05d.png); one of --bg, --alpha and --matte says what to make of it. With - it comes
+    from standard input: it is stored beside the result (or in TMPDIR) while the job runs, since
+    a video is read more than once. The same goes for a URL with --allow-url.
     """
     kind = _kind(options)
     # Imported late: --help and wrong usage need neither OpenCV nor FFmpeg.
     from vidbg.cli.reporting import Reporter
 
+    _check_urls(options)
     job = _job(kind, options)
     from vidbg import pipeline
 
@@ -104,14 +128,52 @@ def run(**options: Any) -> None:
         quiet=options["quiet"],
         verbose=options["verbose"] or options["debug"],
     )
-    with reporter:
+    with reporter, _as_files(job, options) as stored:
         result = pipeline.run(
-            job,
+            stored,
             on_start=reporter.start,
             on_progress=reporter.progress,
             on_download=reporter.download,
         )
         reporter.done(result)
+
+
+def _check_urls(options: dict[str, Any]) -> None:
+    """Refuse what cannot be stored, before anything is."""
+    from vidbg.media import spool
+
+    source = options["source"]
+    for text in (source, options["bg"]):
+        if text is None or not spool.is_url(text):
+            continue
+        if not options["allow_url"]:
+            raise click.UsageError(f"{text} is a URL: add --allow-url to have it downloaded.")
+        if not text.lower().startswith(("http://", "https://")):
+            raise click.UsageError(f"{text}: URLs are of http or https.")
+    if options["output"] is None and (source == "-" or spool.is_url(source)):
+        raise click.UsageError(f"Say with -o what to write: {source} has no folder.")
+    if source == "-" and (sys.stdin is None or sys.stdin.isatty()):
+        raise click.UsageError("Standard input is a terminal, not a video.")
+
+
+@contextmanager
+def _as_files(job: Job, options: dict[str, Any]) -> Iterator[Job]:
+    """Give the job with standard input and URLs as files, which are removed again."""
+    from vidbg.media import encode, spool
+
+    source, behind = options["source"], options["bg"]
+    if source == "-" or spool.is_url(source) or spool.is_url(behind or ""):
+        encode.check_writable(job.output.path, job.source, job.output.overwrite)
+    folder = job.output.path.parent
+    with ExitStack() as stored:
+        if source == "-":
+            pipe = stored.enter_context(open(sys.stdin.fileno(), "rb", closefd=False))
+            job = replace(job, source=stored.enter_context(spool.from_pipe(pipe, folder)))
+        elif spool.is_url(source):
+            job = replace(job, source=stored.enter_context(spool.from_url(source, folder)))
+        if spool.is_url(behind or ""):
+            job = replace(job, background=stored.enter_context(spool.from_url(behind, folder)))
+        yield job
 
 
 def _kind(options: dict[str, Any]) -> str:
@@ -138,7 +200,7 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     from vidbg.errors import OutputError
     from vidbg.media import background, encode
 
-    source: Path = options["source"]
+    source = Path(options["source"])
     path = options["output"] or encode.default_path(source, kind, options["codec"])
     try:
         codec = encode.choose_codec(path, kind, options["codec"])
@@ -153,6 +215,16 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
         raise click.BadParameter("it has to come after --start", param_hint="--end")
 
     matting = matting_fields(options)
+    if options["in_fps"] is not None:
+        from vidbg.media.sequence import is_sequence
+
+        given = (source, options["bg"])
+        if not any(is_sequence(Path(path)) for path in given if path is not None):
+            raise click.UsageError("--in-fps is for picture sequences.")
+    if options["matte_in"] is not None:
+        for name in ("model", "weights", "device", "precision"):
+            if _was_given(name):
+                raise click.UsageError(f"--{name} has no effect on --matte-in, which is ready.")
     backdrop = None
     if kind != "composite":
         for name in ("bg_fit", "bg_end", "bg_start"):
@@ -182,6 +254,7 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
         bg_start_s=options["bg_start"],
         start_s=options["start"],
         end_s=options["end"],
+        matte_in=options["matte_in"],
         **matting,
     )
 

@@ -185,7 +185,7 @@ def evaluate_clip(
     Raises:
         VidbgError: Something cannot be read or made, or sizes or counts differ.
     """
-    info = probe(job.source)
+    info = probe(job.source, job.in_fps)
     if info.missing_frames and not job.allow_damaged:
         raise damaged_error(info, "the file is cut short")
     if truth is None and info.is_image:

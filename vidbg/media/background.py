@@ -22,8 +22,10 @@ from vidbg.errors import DecodeError, FFmpegError, InputError
 from vidbg.frames import Colour, PlaneFormat, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import alpha_layout, chroma_position, scale_matrix, working_format
+from vidbg.media.light import light_of, relit
 from vidbg.media.probe import check_readable
 from vidbg.media.rawvideo import read_batches
+from vidbg.media.sequence import gap_error
 from vidbg.media.source import exact_format, opened_at, seek_point
 
 if TYPE_CHECKING:
@@ -38,9 +40,6 @@ FITS = ("cover", "contain", "stretch")
 ENDS = ("loop", "hold", "black")
 
 _FINE_TICKS = "1/1000000"
-_HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
-_WHITE_NITS = 203
-_PEAK_NITS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +270,10 @@ def _converted(
         colour: Their colour, resolved.
     """
     w, h = placement.width, placement.height
-    if _light(colour) != _light(target.colour):
+    if light_of(colour) != light_of(target.colour):
         deep_rgb = working_format("gbrp16le")[0]
         node = _scaled(node, (w, h), given, colour, deep_rgb, Colour("pc", "gbr"))
-        node = _relit(node, colour, target.colour)
+        node = relit(node, colour, target.colour)
         given, colour = deep_rgb, Colour("pc", "gbr")
     node = _scaled(node, (w, h), given, colour, target.format, target.colour)
     width, height = _shown_size(placement, target)
@@ -283,34 +282,6 @@ def _converted(
             "crop", w=width, h=height, x=placement.crop_x, y=placement.crop_y, exact=1
         )
     return node
-
-
-def _light(colour: Colour) -> str:
-    """Return what light a signal means: an HDR transfer, or "sdr" for all the others."""
-    return colour.transfer if colour.transfer in _HDR_TRANSFERS else "sdr"
-
-
-def _relit(node: Any, given: Colour, wanted: Colour) -> Any:
-    """Bring full-range R'G'B' from SDR to HDR or back, or from one HDR transfer to another.
-
-    A white page has 203 cd/m² in HDR (ITU-R BT.2408), as in :func:`vidbg.colour.rgb_to_codes`.
-    On the way to SDR what is brighter, up to 1000 cd/m², is rolled off.
-    """
-    ends = []
-    for colour in (given, wanted):
-        is_sdr = _light(colour) == "sdr"
-        wide = "bt2020" if colour.primaries == "unknown" else colour.primaries
-        ends.append(("bt709", "bt709") if is_sdr else (wide, colour.transfer))
-    (primaries_in, transfer_in), (primaries, transfer) = ends
-    rgb = {"matrixin": "gbr", "matrix": "gbr", "rangein": "full", "range": "full"}
-    begin = {"primariesin": primaries_in, "transferin": transfer_in, "npl": _WHITE_NITS}
-    if _light(wanted) != "sdr":
-        return node.filter("zscale", **rgb, **begin, primaries=primaries, transfer=transfer)
-    node = node.filter("zscale", **rgb, **begin, primaries=primaries, transfer="linear")
-    node = node.filter("format", "gbrpf32le")
-    node = node.filter("tonemap", "mobius", param=0.5, desat=0, peak=_PEAK_NITS / _WHITE_NITS)
-    node = node.filter("zscale", **rgb, transferin="linear", transfer=transfer)
-    return node.filter("format", "gbrp16le")
 
 
 def _scaled(
@@ -386,6 +357,7 @@ class BackgroundVideo:
 
     Raises:
         InputError: It ends before ``start_s``.
+        DecodeError: It is a picture sequence that lacks a picture.
     """
 
     def __init__(
@@ -399,6 +371,8 @@ class BackgroundVideo:
         batch_size: int = 1,
         first: int = 0,
     ) -> None:
+        if info.sequence is not None and info.missing_frames:
+            raise gap_error(info)
         self.info = info
         self._first = first
         # What is on screen half a background frame after a moment is what is nearest to it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 
 from vidbg.errors import DecodeError, FFmpegError
@@ -11,6 +12,7 @@ from vidbg.frames import FrameBatch, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import alpha_layout
 from vidbg.media.rawvideo import read_batches
+from vidbg.media.sequence import gap_error, without_gaps
 from vidbg.media.source import (
     exact_format,
     may_begin_anywhere,
@@ -50,8 +52,8 @@ class FrameReader:
         self.info = info
         self.frames_read = 0
         self.damage: str | None = None
-        self._batch_size = batch_size
-        self._first = first
+        self.batch_size = batch_size
+        self.first = first
         self._stop = stop
         self._allow_damaged = allow_damaged
         self._cancelled = False
@@ -71,7 +73,12 @@ class FrameReader:
             DecodeError: The decoder failed, or the clip is damaged and that was not allowed.
         """
         info = self.info
-        with ff.Process(self._arguments(), reads=True) as process:
+        if info.sequence is not None and info.missing_frames and not self._allow_damaged:
+            raise gap_error(info)  # FFmpeg would take the first gap for the end
+        with (
+            without_gaps(info) as whole,
+            ff.Process(self._arguments(whole), reads=True) as process,
+        ):
             self._process = process
             if self._cancelled:
                 return
@@ -80,8 +87,8 @@ class FrameReader:
                     process,
                     info.format,
                     (info.width, info.height),
-                    batch_size=self._batch_size,
-                    first=self._first,
+                    batch_size=self.batch_size,
+                    first=self.first,
                     alpha_depth=alpha_layout(info.format)[1] if info.has_alpha else None,
                 ):
                     if not self._allow_damaged and self._is_damaged(process):
@@ -105,7 +112,7 @@ class FrameReader:
         if not self.frames_read:
             raise DecodeError(
                 "no frame of it can be decoded"
-                if self._first == 0
+                if self.first == 0
                 else "the clip ends before the requested start",
                 path=self.info.path,
                 returncode=status,
@@ -113,6 +120,9 @@ class FrameReader:
             )
         expected = self._count()
         if expected is not None and self.frames_read < expected:
+            if self.info.sequence is not None and not self._allow_damaged:
+                number = self.info.sequence.first + self.first + self.frames_read
+                raise DecodeError(f"picture number {number} went away", path=self.info.path)
             logger.warning(
                 "%s: %d frames were expected, %d came",
                 self.info.path,
@@ -138,11 +148,11 @@ class FrameReader:
     def _count(self) -> int | None:
         """Return how many frames are wanted, as far as that is known."""
         ends = [end for end in (self._stop, self.info.frame_count) if end is not None]
-        return max(0, min(ends) - self._first) if ends else None
+        return max(0, min(ends) - self.first) if ends else None
 
-    def _arguments(self) -> list[str]:
-        """Return FFmpeg's arguments."""
-        info, first = self.info, self._first
+    def _arguments(self, info: VideoInfo) -> list[str]:
+        """Return FFmpeg's arguments for the clip, without its gaps."""
+        first = self.first
         rate = info.frame_rate
         first_s = info.start + first / rate
         seek_s = seek_point(info, first_s) if first else Fraction(0)
@@ -162,7 +172,10 @@ class FrameReader:
             if first:
                 node = node.filter("trim", start_pts=first)
         elif seek_s:
-            node = node.filter("trim", start=seconds(first_s - seek_s - 1 / (2 * rate)))
+            # FFmpeg rounds to ticks, of which there may be one a frame: up, so that half a frame
+            # before the wanted one never means the frame before it.
+            bound_s = first_s - seek_s - 1 / (2 * rate) + info.time_base * 49 / 100
+            node = node.filter("trim", start=seconds(bound_s))
         elif first:
             node = node.filter("trim", start_frame=first)
         node = exact_format(node, info, (info.width, info.height))
@@ -184,6 +197,8 @@ def damaged_error(
     info: VideoInfo, cause: str, tail: tuple[str, ...] = (), returncode: int | None = None
 ) -> DecodeError:
     """Return the error for a damaged clip, after counting what can be decoded of it."""
+    if info.sequence is not None and info.missing_frames:
+        return gap_error(info)
     total, lost = promised_frames(info), lost_frames(info)
     what = (
         f"damaged: {lost} of {total} frames would be lost"
@@ -234,10 +249,12 @@ def count_decodable(info: VideoInfo) -> int:
     Raises:
         DecodeError: The decoder stalled.
     """
-    node = opened_at(info, Fraction(0))
-    arguments = node.output("pipe:", format="null", fps_mode="passthrough", progress="pipe:1")
     count = 0
-    with ff.Process(["-nostdin", *arguments.get_args()], reads=True) as process:
+    with ExitStack() as cleanup:
+        node = opened_at(cleanup.enter_context(without_gaps(info)), Fraction(0))
+        output = node.output("pipe:", format="null", fps_mode="passthrough", progress="pipe:1")
+        arguments = ["-nostdin", *output.get_args()]
+        process = cleanup.enter_context(ff.Process(arguments, reads=True))
         pending = b""
         buffer = bytearray(1)
         try:

@@ -21,9 +21,10 @@ import numpy as np
 from vidbg import colour as colours
 from vidbg.errors import EncodeError, FFmpegError, OutputError
 from vidbg.frames import Colour, PlaneFormat, VideoInfo
-from vidbg.media import audio, formats
+from vidbg.media import audio, formats, light
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import scale_matrix
+from vidbg.media.sequence import result_name
 from vidbg.media.source import seconds, source_input
 
 if TYPE_CHECKING:
@@ -68,17 +69,20 @@ def default_path(source: Path, kind: str, codec: str | None = None) -> Path:
     """Return the name of a result that was not given one: ``STEM.vidbg.EXT`` beside the source.
 
     Args:
-        source: The clip or picture.
+        source: The clip or picture, or the directory or pattern of a picture sequence.
         kind: One of :data:`KINDS`.
         codec: The codec asked for, which may need another container than the default.
     """
     suffix = {"composite": ".mp4", "alpha": ".mov", "matte": ".mp4"}[kind]
-    if source.suffix.lower() in formats.IMAGE_SUFFIXES:
+    sequence_name = result_name(source)
+    if sequence_name is None and source.suffix.lower() in formats.IMAGE_SUFFIXES:
         keeps = kind == "composite" and source.suffix.lower() in PICTURE_SUFFIXES
         suffix = source.suffix if keeps else ".png"
     elif codec is not None and codec not in _offered(formats.CONTAINERS[suffix], kind):
         carriers = (s for s, c in formats.CONTAINERS.items() if codec in _offered(c, kind))
         suffix = next(carriers, suffix)
+    if sequence_name is not None:
+        return sequence_name.with_name(f"{sequence_name.name}.vidbg{suffix}")
     return source.with_name(f"{source.stem}.vidbg{suffix}")
 
 
@@ -281,7 +285,8 @@ class Sink:
         self, window: audio.Window, background: audio.BackgroundSound | None
     ) -> list[str]:
         info, output, codec = self._info, self.output, self._codec
-        has_clock = not info.is_image and self._container.audio_encoder is not None
+        is_file = not info.is_image and info.sequence is None
+        has_clock = is_file and self._container.audio_encoder is not None
         subtitles = _subtitles(info, self._container) if has_clock else []
         # Raw video has no time stamps but the frames' numbers. Where something else of the clip
         # begins before its pictures, these start on the next whole frame, and all the rest is
@@ -363,6 +368,8 @@ class Sink:
 
     def _video_options(self) -> dict[str, object]:
         output, codec, container, info = self.output, self._codec, self._container, self._info
+        if shows_sdr(output.codec, info, output.kind):
+            info = _as_sdr(info)
         options: dict[str, object] = {
             "c:v": codec.encoder,
             "f": container.muxer,
@@ -396,6 +403,9 @@ class Sink:
             options["color_range"] = "pc"
         if info.is_image:
             options["frames:v"] = 1
+        if output.kind != "matte" and light.light_of(info.colour) != "sdr":
+            for name, text in _mastering_options(codec.encoder, info).items():
+                options[name] = f"{options[name]}:{text}" if name in options else text
         if container.muxer == "mp4":
             options["strict"] = "-2"  # FLAC and Opus in MP4 are standards that FFmpeg 5 held back
         return options
@@ -463,6 +473,40 @@ class Sink:
             returncode=self._process.returncode,
             stderr_tail=tuple(self._process.tail),
         )
+
+
+def _mastering_options(encoder: str, info: VideoInfo) -> dict[str, str]:
+    """Return the options with which an encoder states what an HDR clip was graded on.
+
+    Only x265 and SVT-AV1 take it as options; others would need it on the frames, and no pipe of
+    raw frames carries that.
+    """
+    mastering = info.mastering
+    if mastering is None or encoder not in ("libx265", "libsvtav1"):
+        return {}
+    is_x265 = encoder == "libx265"
+    # x265 counts in the units of the bitstream (H.265, D.3.28), SVT-AV1 in whole ones.
+    place, level = (50_000, 10_000) if is_x265 else (1, 1)
+
+    def pair(values: tuple[float, float], unit: int) -> str:
+        shown = [f"{value * unit:.0f}" if is_x265 else f"{value:.6g}" for value in values]
+        return f"({','.join(shown)})"
+
+    display = "".join(
+        name + pair(point, place)
+        for name, point in (
+            ("G", mastering.green),
+            ("B", mastering.blue),
+            ("R", mastering.red),
+            ("WP", mastering.white),
+        )
+    )
+    display += "L" + pair((mastering.brightest, mastering.darkest), level)
+    stated = [f"{'master-display' if is_x265 else 'mastering-display'}={display}"]
+    if mastering.content is not None:
+        brightest, average = mastering.content
+        stated.append(f"{'max-cll' if is_x265 else 'content-light'}={brightest},{average}")
+    return {"x265-params" if is_x265 else "svtav1-params": ":".join(stated)}
 
 
 def _ffv1_slices(size: tuple[int, int], plane_format: PlaneFormat) -> int:
@@ -547,6 +591,9 @@ def _stored(node: Any, output: Output, codec: formats.Codec, info: VideoInfo) ->
     """Convert raw frames to what the codec stores, and tag them."""
     kind = output.kind
     raw_name, _ = _raw_format(kind, info.format, codec)
+    if shows_sdr(output.codec, info, kind):
+        node, info = _tone_mapped(node, raw_name, info)
+        raw_name, _ = _raw_format(kind, info.format, codec)
     stored_name = formats.stored_pix_fmt(codec, info.format, kind)
     raw, stored = (formats.working_format(name)[0] for name in (raw_name, stored_name))
     before, after = _colours(codec, info, kind, to_rgb=stored.is_rgb)
@@ -608,6 +655,47 @@ def _subsampling(plane_format: PlaneFormat) -> tuple[int, int]:
 
 def _depth_falls(info: VideoInfo, codec: formats.Codec, kind: str) -> bool:
     return kind != "matte" and _stored_depth(codec, info.format, kind) < info.format.depth
+
+
+def shows_sdr(codec_name: str, info: VideoInfo, kind: str) -> bool:
+    """Say whether an output shows an HDR clip as SDR: a picture, or a codec of 8 bits."""
+    if kind == "matte" or light.light_of(info.colour) == "sdr":
+        return False
+    deep = replace(info.format, depth=max(10, info.format.depth))
+    # Hardly any viewer knows what HDR in a picture means.
+    return info.is_image or _stored_depth(formats.CODECS[codec_name], deep, kind) == 8
+
+
+def _tone_mapped(node: Any, pix_fmt: str, info: VideoInfo) -> tuple[Any, VideoInfo]:
+    """Bring frames of an HDR clip to SDR.
+
+    Args:
+        node: The frames, perhaps with alpha.
+        pix_fmt: Their format.
+        info: The clip.
+
+    Returns:
+        The node, in 16-bit R'G'B' with the alpha, and what the clip would be then.
+    """
+    colour = colours.resolve(info.colour, info.format, info.height)
+
+    def convert(frames: Any) -> Any:
+        options: dict[str, object] = {"in_range": colour.range, "out_range": "pc"}
+        if not info.format.is_rgb:
+            options["in_color_matrix"] = scale_matrix(colour.matrix)
+            h, v = formats.chroma_position(info.format, info.format.chroma_location)
+            options |= {"in_h_chr_pos": h, "in_v_chr_pos": v}
+        frames = frames.filter("scale", flags=f"bicubic+{ff.EXACT_FLAGS}", **options)
+        return light.relit(frames.filter("format", "gbrp16le"), colour, light.SDR)
+
+    plain, has_alpha = formats.working_format(pix_fmt)
+    node = light.beside_alpha(node, plain.pix_fmt, convert) if has_alpha else convert(node)
+    return node, _as_sdr(info)
+
+
+def _as_sdr(info: VideoInfo) -> VideoInfo:
+    """Return what an HDR clip is once it is tone-mapped."""
+    return replace(info, format=formats.working_format("gbrp16le")[0], colour=light.SDR)
 
 
 def keeps_depth(codec_name: str, info: VideoInfo, kind: str) -> bool:

@@ -24,6 +24,45 @@ IMAGE_SUFFIXES = frozenset(
         ".tga",
     }
 )
+# Pictures that FFmpeg reads one after another as a clip.
+SEQUENCE_SUFFIXES = frozenset(
+    {
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".tif",
+        ".tiff",
+        ".exr",
+        ".dpx",
+        ".bmp",
+        ".tga",
+        ".jp2",
+        ".webp",
+    }
+)
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mts",
+        ".m2ts",
+        ".ts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+        ".wmv",
+        ".flv",
+        ".3gp",
+        ".ogv",
+        ".mxf",
+        ".nut",
+        ".gif",
+    }
+)
 
 _ALPHA_DEPTHS = {
     "yuva420p": (8, 9, 10, 16),

@@ -7,7 +7,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -15,10 +15,19 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from vidbg.errors import DecodeError, InputError
-from vidbg.frames import AudioStream, Colour, SubtitleStream, VideoInfo
+from vidbg.frames import (
+    AudioStream,
+    Colour,
+    Mastering,
+    PictureSequence,
+    SubtitleStream,
+    VideoInfo,
+)
 from vidbg.media import ffmpeg as ff
 from vidbg.media import formats, timing
+from vidbg.media.sequence import DEFAULT_RATE, find_sequence
 from vidbg.media.source import (
+    DECODED_TRANSFERS,
     alpha_decoder,
     exif_orientation,
     exif_rotation,
@@ -115,22 +124,53 @@ _RANGES = {1: "tv", 2: "pc"}
 _MICROSECOND = Fraction(1, 1_000_000)
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Path, rate: Fraction | None = None) -> VideoInfo:
     """Return what a clip is.
 
     Reads headers and all packet headers, and decodes the first frame.
 
     Args:
-        path: A video or image file.
+        path: A video or image file; or a directory or printf pattern of numbered pictures.
+        rate: Frames per second of numbered pictures; None for 25. Of no effect on files.
 
     Raises:
-        InputError: The file is missing, unreadable, empty, a playlist, or holds no video.
+        InputError: The file is missing, unreadable, empty, a playlist, or holds no video; or
+            pictures are not one sequence. One that lacks pictures is no error here.
         DecodeError: Its first frame cannot be decoded.
     """
     path = Path(path)
+    sequence = find_sequence(path)
+    if sequence is not None:
+        return _probe_sequence(path, sequence, rate or DEFAULT_RATE)
     check_readable(path)
     with _opened(path) as container:
         return _probe_container(path, container)
+
+
+def _probe_sequence(path: Path, sequence: PictureSequence, rate: Fraction) -> VideoInfo:
+    """Return what a picture sequence is: what its first picture is, many times."""
+    first = sequence.path_of(sequence.first)
+    check_readable(first)
+    with _opened(first) as container:
+        picture = _probe_container(first, container)
+    if not picture.is_image:
+        raise InputError("not a picture", path=first)
+    count = sequence.last - sequence.first + 1
+    return replace(
+        picture,
+        path=path,
+        container="image2",
+        frame_rate=rate,
+        time_base=1 / rate,
+        start=Fraction(0),
+        duration=count / rate,
+        is_image=False,
+        frame_count=count,
+        missing_frames=sequence.missing,
+        repeated_frames=sequence.missing,
+        dropped_frames=0,
+        sequence=sequence,
+    )
 
 
 def check_readable(path: Path) -> None:
@@ -239,6 +279,9 @@ def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
         )
     except ValueError as error:
         raise InputError(f"its pixel format {shown.pix_fmt} is not supported", path=path) from error
+    if codec in DECODED_TRANSFERS and not plane_format.is_rgb:
+        what = "linear light of one component, which FFmpeg does not convert rightly"
+        raise InputError(what, path=path, hint="Convert it to 16-bit PNG or TIFF")
     width, height, sar = shown.width, shown.height, shown.sar
     if is_picture and turned:
         width, height, sar = height, width, 1 / sar
@@ -290,6 +333,7 @@ def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
             if (name := track.codec_context.codec.canonical_name if track.codec_context else "")
         ),
         has_chapters=bool(container.chapters()),
+        mastering=shown.mastering,
     )
 
 
@@ -450,6 +494,7 @@ class _Shown:
     time_s: Fraction
     gap_s: Fraction | None
     file_start_s: Fraction
+    mastering: Mastering | None
 
 
 def _first_frame(
@@ -499,6 +544,34 @@ def _first_frame(
         time_s=times[0] * tick_s if times else Fraction(0),
         gap_s=median_low(gaps) * tick_s if gaps else None,
         file_start_s=Fraction(start[1]) if start else Fraction(0),
+        mastering=_mastering(text),
+    )
+
+
+def _mastering(text: str) -> Mastering | None:
+    """Return what showinfo says of the display that a clip was graded on; None if it is not all.
+
+    Args:
+        text: Its lines, of any of FFmpeg's versions.
+    """
+    shown = re.search(
+        r"(?i)mastering display.*has_primaries:1 has_luminance:1 "
+        + "".join(rf"{name}\((\d\.\d+),? ?(\d\.\d+)\) " for name in ("r", "g", "b", "wp"))
+        + r"min_luminance=(\d+\.\d+), max_luminance=(\d+\.\d+)",
+        text,
+    )
+    if shown is None:
+        return None
+    levels = re.search(r"MaxCLL=(\d+), MaxFALL=(\d+)", text)
+    x_r, y_r, x_g, y_g, x_b, y_b, x_w, y_w, darkest, brightest = map(float, shown.groups())
+    return Mastering(
+        red=(x_r, y_r),
+        green=(x_g, y_g),
+        blue=(x_b, y_b),
+        white=(x_w, y_w),
+        darkest=darkest,
+        brightest=brightest,
+        content=None if levels is None else (int(levels[1]), int(levels[2])),
     )
 
 
@@ -513,11 +586,12 @@ def _colour(stream: Any, shown: _Shown, is_rgb: bool) -> Colour:
         full = True  # by FFmpeg's convention, of which its versions report more or less
     elif matrix == "gbr":
         matrix = "unknown"
+    transfer = _TRANSFERS.get(int(context.color_trc or 0), "unknown")
     return Colour(
         range="pc" if full else stated_range if stated_range in ("tv", "pc") else "unknown",
         matrix=matrix if matrix != "unspecified" else "unknown",
         primaries=_PRIMARIES.get(int(context.color_primaries or 0), "unknown"),
-        transfer=_TRANSFERS.get(int(context.color_trc or 0), "unknown"),
+        transfer=DECODED_TRANSFERS.get(context.codec.canonical_name, transfer),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import partial
 from math import floor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import ffmpeg
 
 from vidbg.frames import VideoInfo
 from vidbg.media import ffmpeg as ff
+from vidbg.media import light
 from vidbg.media.formats import alpha_layout, is_grey
 
 # Honours taskset and containers, where os.cpu_count() does not.
@@ -22,6 +24,12 @@ _HAS_AFFINITY = hasattr(os, "sched_getaffinity")
 _PREROLL_S = 5
 # Containers whose index makes seeking exact; all others are decoded from the beginning.
 _INDEXED = frozenset({"mov", "matroska"})
+DECODED_TRANSFERS = {"exr": "iec61966-2-1"}
+"""The transfer that a codec's frames have once they are decoded, where it is not the file's own.
+
+OpenEXR holds linear light, of which working formats would keep too little of the dark. What is
+brighter than white is cut off.
+"""
 # Transmission formats: a recording of them may begin between two key frames.
 _STREAMED = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
 # The smallest plane that FFmpeg's deinterlacer takes.
@@ -64,6 +72,24 @@ def source_input(
     if decoder is not None:
         chosen["c:v"] = decoder
     return ffmpeg.input(ff.file_url(path), **chosen)
+
+
+def _sequence_input(info: VideoInfo, options: Mapping[str, str | None]) -> Any:
+    """Return an ffmpeg-python input node of a picture sequence, the one kind of pattern we use."""
+    sequence = info.sequence
+    if sequence is None:
+        raise ValueError(f"{info.path} is no picture sequence")
+    chosen: dict[str, str | None] = {
+        "f": "image2",
+        "pattern_type": "sequence",
+        "start_number": str(sequence.first),
+        "start_number_range": "1",
+        "framerate": str(info.frame_rate),
+        "noautorotate": None,
+        "protocol_whitelist": "file,pipe",
+        **options,
+    }
+    return ffmpeg.input(ff.file_url(Path(sequence.pattern)), **chosen)
 
 
 def is_picture_format(container: str) -> bool:
@@ -113,7 +139,7 @@ def seek_point(info: VideoInfo, time_s: Fraction) -> Fraction:
         info: The clip.
         time_s: Seconds on the file's clock.
     """
-    if not _INDEXED & set(info.container.split(",")):
+    if info.sequence is None and not _INDEXED & set(info.container.split(",")):
         return Fraction(0)
     return Fraction(max(0, floor(time_s) - _PREROLL_S))
 
@@ -144,13 +170,26 @@ def opened_at(info: VideoInfo, seek_s: Fraction, *, threads: int | None = None) 
     turned_here = picture is None and deinterlaced and info.rotation != 0
     if turned_here:
         options["noautorotate"] = None
-    source = source_input(info.path, picture=picture, decoder=forced_decoder(info), options=options)
+    pictured = info.path
+    if info.sequence is None:
+        decoder = forced_decoder(info)
+        source = source_input(info.path, picture=picture, decoder=decoder, options=options)
+    else:
+        pictured = info.sequence.path_of(info.sequence.first)
+        source = _sequence_input(info, options)
     node = source[str(info.stream_index)]
+    if info.codec in DECODED_TRANSFERS:
+        convert = partial(light.from_linear, transfer=DECODED_TRANSFERS[info.codec])
+        if info.has_alpha:  # colours come multiplied by it
+            straight = node.filter("unpremultiply", inplace=1).filter("format", "gbrapf32le")
+            node = light.beside_alpha(straight, "gbrpf32le", convert)
+        else:
+            node = convert(node)
     if deinterlaced:
         node = node.filter("bwdif", mode="send_frame", parity="auto", deint="interlaced")
     turns: tuple[tuple[str, ...], ...] = ()
     if picture is not None:
-        turns = _UPRIGHT.get(exif_orientation(info.path), ())
+        turns = _UPRIGHT.get(exif_orientation(pictured), ())
     elif turned_here:
         turns = (("transpose", "clock"),) * (info.rotation // 90)
     if turns:

@@ -1,0 +1,232 @@
+"""Input that is no file, from standard input or a URL, as a file for as long as a job runs."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import logging
+import os
+import re
+import secrets
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from vidbg import __version__
+from vidbg.errors import InputError, VidbgError
+
+logger = logging.getLogger(__name__)
+
+# A disk that is filled to the brim stops other programs too, and the result has to fit as well.
+SPARE_BYTES: Final = 256 << 20
+"""What is left free on the disk that input is stored on."""
+
+NETWORK_TIMEOUT_S: Final = 30.0
+"""A server is given up when so long nothing comes, or hardly anything."""
+
+_LEAST_HEADWAY_BYTES = 30 << 10  # in that time
+_CHUNK_BYTES = 1 << 20
+# Two letters at least before the colon: "C:/clip.mp4" is a file.
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_SCHEMES = ("http", "https")
+
+
+def is_url(text: str) -> bool:
+    """Say whether an INPUT is a URL, of whatever scheme, and no file's name."""
+    return _URL.match(text) is not None
+
+
+@contextmanager
+def from_pipe(stream: BufferedReader, folder: Path) -> Iterator[Path]:
+    """Store what comes down a pipe in a file that is removed at the end, whatever happens.
+
+    Args:
+        stream: Opened for reading.
+        folder: Where the file goes, unless the environment's TMPDIR names another folder.
+
+    Raises:
+        InputError: The disk has no room for it.
+    """
+    with _Stored("standard input", folder) as stored:
+        logger.info("standard input is stored in %s while the job runs", stored.path.parent)
+        # What comes may be nothing at all: those who open the file say so.
+        while chunk := stream.read1(_CHUNK_BYTES):
+            stored.add(chunk)
+        stored.close()
+        yield stored.path
+
+
+@contextmanager
+def from_url(url: str, folder: Path) -> Iterator[Path]:
+    """Download a file once, and remove it at the end, whatever happens.
+
+    Only http and https, also after redirections, and never from https back to http.
+    Certificates are checked as urllib does by default.
+
+    Args:
+        url: Its address.
+        folder: Where the file goes, unless the environment's TMPDIR names another folder.
+
+    Raises:
+        InputError: It cannot be had, or the disk has no room for it.
+    """
+    shown = _without_secrets(url)
+    with _Stored(shown, folder) as stored:
+        try:
+            _download(url, stored)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise InputError(f"cannot be downloaded ({_reason(error)})", path=shown) from error
+        stored.close()
+        yield stored.path
+
+
+class _Stored:
+    """A new file beside the result, removed at the end of the block.
+
+    Errors about it that pass through the block name what it was made of instead.
+
+    Args:
+        name: What to call it.
+        folder: Where it goes, unless TMPDIR says otherwise.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name = name
+        place = Path(os.environ.get("TMPDIR") or folder)
+        self.path = place / f"vidbg.{secrets.token_hex(4)}.part.input"
+        self._unchecked_bytes = 0
+        try:
+            # Nobody else's business, as what comes down a pipe may be private.
+            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            self._file = os.fdopen(descriptor, "wb")
+        except OSError as error:
+            what = f"cannot be stored in {place} ({error.strerror or error})"
+            raise InputError(what, path=name) from error
+
+    def expect(self, size: int) -> None:
+        """Raise :class:`InputError` if there is no room for so many bytes."""
+        if shutil.disk_usage(self.path.parent).free < SPARE_BYTES + size:
+            raise self._no_room()
+
+    def add(self, chunk: bytes) -> None:
+        """Write bytes; :class:`InputError` if they do not fit."""
+        self._unchecked_bytes += len(chunk)
+        if self._unchecked_bytes > SPARE_BYTES // 8:
+            self.expect(len(chunk))
+            self._unchecked_bytes = 0
+        try:
+            self._file.write(chunk)
+            self._file.flush()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise self._no_room() from error
+            raise
+
+    def close(self) -> None:
+        """End the file; it stays until the end of the block."""
+        self._file.close()
+
+    def _no_room(self) -> InputError:
+        return InputError(
+            f"there is no room left in {self.path.parent.absolute()} to store it",
+            path=self._name,
+            hint="Free some space, or set TMPDIR to a folder on a larger disk",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        if isinstance(exc, VidbgError) and str(exc.path) == str(self.path):
+            exc.path = self._name
+
+
+def _download(url: str, stored: _Stored) -> None:
+    """Store a file from the network.
+
+    Raises:
+        OSError: The server cannot be reached, refuses, breaks off or is too slow.
+        http.client.HTTPException: It does not speak HTTP properly.
+        ValueError: It redirects to what is no URL.
+        InputError: There is no room for it.
+    """
+    _require_web(url)
+    headers = {"User-Agent": f"vidbg/{__version__}", "Accept-Encoding": "identity"}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
+    opener = urllib.request.build_opener(_Redirects)
+    with opener.open(request, timeout=NETWORK_TIMEOUT_S) as response:
+        stated = response.headers.get("Content-Length", "").strip()
+        total = int(stated) if stated.isdecimal() else None
+        size = "" if total is None else f", {total / 1e6:.1f} MB"
+        logger.info("%s: downloading to %s%s", _without_secrets(url), stored.path.parent, size)
+        stored.expect(total or 0)
+        had, earlier = 0, 0
+        check_s = time.monotonic() + NETWORK_TIMEOUT_S
+        while chunk := response.read1(_CHUNK_BYTES):
+            had += len(chunk)
+            stored.add(chunk)
+            if time.monotonic() > check_s:
+                if had < earlier + _LEAST_HEADWAY_BYTES:
+                    raise urllib.error.URLError("the server is too slow")
+                earlier, check_s = had, time.monotonic() + NETWORK_TIMEOUT_S
+    if total is not None and had < total:
+        raise urllib.error.URLError(f"it broke off after {had} of {total} bytes")
+
+
+def _require_web(url: str) -> None:
+    """Raise URLError unless a URL is of http or https."""
+    scheme = urlsplit(url).scheme.lower()
+    if scheme not in _SCHEMES:
+        raise urllib.error.URLError(f"{scheme or 'no scheme'} in place of http or https")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections on the web, except out of https."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: Any,
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _require_web(newurl)
+        if req.type == "https" and urlsplit(newurl).scheme.lower() != "https":
+            raise urllib.error.URLError("it redirects from https to http")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _without_secrets(url: str) -> str:
+    """Return a URL to show: without user, password and query, which may hold a key."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
+    return str(error) or type(error).__name__
