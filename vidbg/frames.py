@@ -134,6 +134,8 @@ class VideoInfo:
         audio: Audio tracks.
         subtitles: Subtitle tracks.
         has_chapters: The file has chapter marks.
+        timecode: The first frame's SMPTE time code, "hh:mm:ss:ff" or with ";" before the
+            frames where numbers are dropped; "" where the file has none.
     """
 
     path: Path
@@ -162,6 +164,7 @@ class VideoInfo:
     audio: tuple[AudioStream, ...]
     subtitles: tuple[SubtitleStream, ...]
     has_chapters: bool
+    timecode: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

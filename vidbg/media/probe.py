@@ -290,7 +290,18 @@ def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
             if (name := track.codec_context.codec.canonical_name if track.codec_context else "")
         ),
         has_chapters=bool(container.chapters()),
+        timecode=_timecode(container),
     )
+
+
+def _timecode(container: InputContainer) -> str:
+    """Return the first time code that the file states, or "" for none."""
+    stated = [container.metadata, *(stream.metadata for stream in container.streams)]
+    for tags in stated:
+        for name, value in tags.items():
+            if name.lower() == "timecode" and timing.is_timecode(value):
+                return value
+    return ""
 
 
 def _timing(
