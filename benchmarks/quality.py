@@ -222,7 +222,7 @@ def band_error(clip: Path, green: Path, fields: dict[str, Any], segmenter: Segme
     finish = pipeline.finisher(job, info, segmenter)
     truths = open_matte(clip.with_suffix(".gt.mkv"))
     for batch, true_batch, truth in zip(mattes, read_frames(true_info), truths, strict=True):
-        composite, _ = finish(batch, iter([planes]))
+        ((composite, _),) = finish(batch, iter([planes]))
         ours = rgb_of(dataclasses.replace(batch.frames, planes=composite), info)
         error = metrics.soft_band_error(ours, rgb_of(true_batch, true_info), truth)
         if error is not None:

@@ -53,6 +53,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "media.source": set(),
         "media.rawvideo": set(),
+        "media.pngs": set(),
         "composite": set(),
         "matting.segmenter": set(),
         "matting.chroma": set(),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import psutil
@@ -90,6 +91,27 @@ def test_the_whole_job_with_what_is_built_in(tmp_path: Path) -> None:
         ([GREEN, "--alpha", "-o", "x.mp4"], ["x.mp4", "transparency", ".mov"]),
         ([GREEN, "--bg", "red", "-o", "x.webm", "--codec", "h264"], ["x.webm", "vp9"]),
         ([GREEN, "--bg", "red", "--start", "12:99"], ["12:99", "not a time"]),
+        ([GREEN, "--alpha", "--codec", "av1", "-o", "x.webm"], ["AV1", "transparency", "vp9"]),
+        ([GREEN, "--alpha", "-o", "x.mov", "--alpha-out", "x.mov"], ["x.mov", "written twice"]),
+        ([GREEN, "--alpha", "-o", "x.mov", "--matte-out", GREEN], ["--matte-out", "the input"]),
+        ([GREEN, "--bg", "red", "--alpha-out", "x.mp4"], ["--alpha-out", "transparency"]),
+        ([GREEN, "--bg", "red", "--premultiplied"], ["--premultiplied is for --alpha"]),
+        ([GREEN, "--alpha", "-o", "x.webm", "--premultiplied"], ["--premultiplied", "straight"]),
+        ([GREEN, "--alpha", "-o", "x.mov", "--zip"], ["-o", "NAME.zip"]),
+        ([GREEN, "--alpha", "--zip", "--format", "webm"], ["--zip", "webm"]),
+        ([GREEN, "--alpha", "--format", "mp4"], ["transparency"]),
+        ([GREEN, "--bg", "red", "--bitrate", "8M", "--crf", "20"], ["--bitrate", "choose one"]),
+        ([GREEN, "--bg", "red", "--bitrate", "fast"], ["--bitrate", "fast", "8M"]),
+        ([GREEN, "--bg", "red", "--pix-fmt", "rgb24"], ["--pix-fmt", "rgb24", "yuv420p"]),
+        ([GREEN, "--alpha", "--pix-fmt", "yuv444p10le"], ["--pix-fmt", "no transparency"]),
+        ([GREEN, "--bg", "red", "--scale", "641x-1"], ["--scale", "even"]),
+        ([GREEN, "--bg", "red", "--scale", "wide"], ["--scale", "1280x720"]),
+        ([GREEN, "--bg", "red", "--fps", "0"], ["--fps"]),
+        ([GREEN, "--bg", "red", "--hwaccel", "h264_warp"], ["--hwaccel", "h264_nvenc"]),
+        (
+            [GREEN, "--bg", "red", "--codec", "hevc", "--hwaccel", "h264_qsv"],
+            ["--hwaccel", "does not make hevc"],
+        ),
         ([GREEN, "--bg", "red", "--crf", "99"], ["--crf", "0 to 51"]),
         ([GREEN, "--bg", "red", "--preset", "warp"], ["--preset", "veryfast"]),
         ([GREEN, "--bg", "red", "--model", "nonesuch"], ["nonesuch", "u2netp"]),
@@ -213,6 +235,44 @@ def test_the_default_name_lies_beside_the_input(tmp_path: Path) -> None:
     assert stream_facts(tmp_path / "my clip.vidbg.mp4").frames == 3
     assert vidbg(clip, "--alpha", "--model", "chroma", "--key", "green").returncode == 0
     assert stream_facts(tmp_path / "my clip.vidbg.mov").frames == 3
+
+
+def test_several_outputs_and_their_formats(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mkv", size=(96, 64), frames=4)
+    common = ("--model", "chroma", "--key", "green")
+    frames = [f"clip_{number:06}.png" for number in range(1, 5)]
+    outs = [tmp_path / "fg.webm", tmp_path / "mattes"]
+    run = vidbg(
+        clip, "--bg", "red", *common, "--alpha-out", outs[0], "--matte-out", f"{outs[1]}/",
+        "--scale", "48x-1", "--fps", "50",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == [
+        str(tmp_path / "clip.vidbg.mp4"),
+        str(outs[0]),
+        str(outs[1] / "clip_%06d.png"),
+    ]
+    for path in (tmp_path / "clip.vidbg.mp4", outs[0]):
+        facts = stream_facts(path)
+        assert (facts.frames, facts.width, facts.height) == (8, 48, 32)
+    assert len(list(outs[1].iterdir())) == 8
+
+    assert vidbg(clip, "--alpha", *common, "--format", "png").returncode == 0
+    assert sorted(p.name for p in (tmp_path / "clip.vidbg").iterdir()) == frames
+    assert vidbg(clip, "--alpha", *common, "--zip").returncode == 0
+    with zipfile.ZipFile(tmp_path / "clip.vidbg.zip") as archive:
+        assert [name.rpartition("_")[2] for name in archive.namelist()] == [
+            name.rpartition("_")[2] for name in frames
+        ]
+    (tmp_path / "there").mkdir()
+    assert vidbg(clip, "--matte", *common, "-o", tmp_path / "there").returncode == 0
+    assert sorted(p.name for p in (tmp_path / "there").iterdir()) == frames
+    odd = tmp_path / "movie.data"
+    assert vidbg(clip, "--alpha", *common, "--format", "mov", "-o", odd).returncode == 0
+    assert (stream_facts(odd).container, stream_facts(odd).codec) == (
+        "mov,mp4,m4a,3gp,3g2,mj2",
+        "prores",
+    )
 
 
 def test_a_gpu_that_is_not_there(clip: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -986,7 +986,10 @@ def test_formats_are_refused_before_the_work() -> None:
     with pytest.raises(OutputError, match="prores"):
         encode.choose_codec(Path("a.webm"), "composite", "prores")
     with pytest.raises(OutputError, match="with transparency"):
-        encode.choose_codec(Path("a.mkv"), "alpha", "h264")
+        encode.choose_codec(Path("a.mov"), "alpha", "ffv1")
+    for codec in ("h264", "hevc", "av1"):
+        with pytest.raises(OutputError, match="transparency"):
+            encode.choose_codec(Path("a.mkv"), "alpha", codec)
 
 
 def test_a_codec_chooses_its_container() -> None:
@@ -1049,7 +1052,8 @@ def test_results_without_a_name() -> None:
 def test_which_codecs_keep_the_depth(
     source: Path, codec: str, kind: str, pix_fmt: str, kept: bool
 ) -> None:
-    assert encode.keeps_depth(codec, clip_info(source, pix_fmt), kind) is kept
+    output = Output(Path("out"), kind, codec)
+    assert encode.keeps_depth(output, clip_info(source, pix_fmt)) is kept
 
 
 def test_every_combination_has_a_format_that_ffmpeg_knows() -> None:

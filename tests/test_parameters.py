@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
+from pathlib import Path
 
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidbg.cli.parameters import Device, Key, Share, parse_time
+from vidbg.cli.parameters import (
+    BitRate,
+    Device,
+    FolderPath,
+    Key,
+    OutputPath,
+    Rate,
+    Share,
+    Size,
+    parse_time,
+)
 from vidbg.cli.reporting import clock
 
 
@@ -63,3 +75,48 @@ def test_devices_and_keys() -> None:
     for kind, text in ((Device(), "cuda:"), (Device(), "gpu"), (Key(), "greenish")):
         with pytest.raises(click.BadParameter):
             kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (BitRate(), "8M", 8_000_000),
+        (BitRate(), "2.5M", 2_500_000),
+        (BitRate(), "800k", 800_000),
+        (BitRate(), "64000", 64_000),
+        (Rate(), "25", Fraction(25)),
+        (Rate(), "30000/1001", Fraction(30000, 1001)),
+        (Rate(), "29.97", Fraction(30000, 1001)),
+        (Rate(), "23.976", Fraction(24000, 1001)),
+        (Rate(), "23.98", Fraction(24000, 1001)),
+        (Rate(), "59.94", Fraction(60000, 1001)),
+        (Rate(), "12.5", Fraction(25, 2)),
+        (Rate(), "24.00", Fraction(24)),
+        (Size(), "1280x720", (1280, 720)),
+        (Size(), "-1x720", (-1, 720)),
+        (Size(), "1280X-1", (1280, -1)),
+        (Size(), "640:360", (640, 360)),
+    ],
+)
+def test_rates_and_sizes(kind: click.ParamType, text: str, value: object) -> None:
+    assert kind.convert(text, None, None) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        *((BitRate(), text) for text in ("", "fast", "8G", "-8M", "0", "999", "9999M", "8 M")),
+        *((Rate(), text) for text in ("", "0", "0/1", "25/0", "-25", "1001", "nan", "ntsc")),
+        *((Size(), text) for text in ("", "720", "1280x", "-2x720", "1280x720x2", "axb")),
+    ],
+)
+def test_what_is_neither_rate_nor_size(kind: click.ParamType, text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        kind.convert(text, None, None)
+
+
+def test_a_separator_at_the_end_names_a_folder() -> None:
+    folder = OutputPath().convert(f"out{os.sep}", None, None)
+    assert isinstance(folder, FolderPath)
+    assert folder == Path("out")
+    assert not isinstance(OutputPath().convert("out", None, None), FolderPath)

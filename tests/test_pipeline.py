@@ -439,8 +439,11 @@ def test_colours_under_the_sources_own_alpha_stay(tmp_path: Path) -> None:
     job = Job(tmp_path / "in.png", encode.Output(tmp_path / "out.png", "alpha", "png"))
     run(job, segmenter=Painter(everything))
     after = np.asarray(Image.open(tmp_path / "out.png"))
+    np.testing.assert_allclose(after[..., 3].astype(int), pixels[..., 3], atol=1)
+    # Nothing is seen of what lies under alpha 0, which is chosen to compress well.
+    shown = pixels[..., 3] > 0
     # FFmpeg 5 is off by one where it makes planes of packed RGBA.
-    np.testing.assert_allclose(after.astype(int), pixels, atol=1)
+    np.testing.assert_allclose(after[shown].astype(int), pixels[shown], atol=1)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le", "gbrp"])

@@ -199,6 +199,8 @@ class VideoInfo:
         has_chapters: The file has chapter marks.
         sequence: The pictures, where the clip is a picture sequence.
         mastering: What an HDR clip was graded on, where it says so.
+        timecode: The first frame's SMPTE time code, "hh:mm:ss:ff" or with ";" before the
+            frames where numbers are dropped; "" where the file has none.
     """
 
     path: Path
@@ -229,6 +231,7 @@ class VideoInfo:
     has_chapters: bool
     sequence: PictureSequence | None = None
     mastering: Mastering | None = None
+    timecode: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,9 +22,9 @@ from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
 from vidbg.matting import chroma, refine, views
-from vidbg.matting.foreground import estimate_foreground
+from vidbg.matting.foreground import estimate_foreground, extend_foreground
 from vidbg.matting.spill import colours_around, suppress_spill
-from vidbg.media import audio, background, encode, timing
+from vidbg.media import audio, background, encode, pngs, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.light import light_of
 from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
     from vidbg.frames import Colour, Plane, Planes
     from vidbg.matting.segmenter import Segmenter
+
+    # What an output shows of a batch: planes, and straight alpha unless it is a composite.
+    Shown = tuple[Planes, Plane | None]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ class Job:
     Attributes:
         source: The clip or picture, or the directory or printf pattern of a picture sequence.
         output: What to write.
+        also: Further outputs of the same run, each of its own kind and name.
         background: What goes behind the subject; None unless the output is a composite.
         bg_fit: How the background fills the frame: "cover", "contain" or "stretch".
         bg_end: What follows a background that is too short: "loop", "hold" or "black".
@@ -94,6 +98,7 @@ class Job:
 
     source: Path
     output: encode.Output
+    also: tuple[encode.Output, ...] = ()
     background: background.Blur | background.Solid | Path | None = None
     bg_fit: str = "cover"
     bg_end: str = "loop"
@@ -122,16 +127,17 @@ class Job:
 
     def __post_init__(self) -> None:
         for value, choices in (
-            (self.output.kind, encode.KINDS),
-            (self.output.sound, audio.CHOICES),
+            *((output.kind, encode.KINDS) for output in self.outputs),
+            *((output.sound, audio.CHOICES) for output in self.outputs),
             (self.bg_fit, background.FITS),
             (self.bg_end, background.ENDS),
         ):
             if value not in choices:
                 raise ValueError(f"{value!r} is none of {', '.join(choices)}")
-        problem = encode.quality_problem(self.output.codec, self.output.crf, self.output.preset)
-        if problem is not None:
-            raise ValueError(": ".join(problem))
+        for output in self.outputs:
+            problem = encode.problem(output)
+            if problem is not None:
+                raise ValueError(": ".join(problem))
         if self.edges is not None and self.edges not in refine.EDGES:
             raise ValueError(f"{self.edges!r} is none of {', '.join(refine.EDGES)}")
         if self.looks not in views.LOOKS:
@@ -141,6 +147,11 @@ class Job:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batches of {self.batch_size} frames")
         _ = self.controls  # which says what is wrong with them
+
+    @property
+    def outputs(self) -> tuple[encode.Output, ...]:
+        """All that is written, the main one first."""
+        return (self.output, *self.also)
 
     @property
     def controls(self) -> refine.Controls:
@@ -172,6 +183,7 @@ class Result:
 
     Attributes:
         output: The file.
+        also: The further files of the same run.
         frames: Frames in it.
         frame_rate: Its exact rate.
         seconds: Wall-clock seconds that it took.
@@ -179,6 +191,7 @@ class Result:
     """
 
     output: Path
+    also: tuple[Path, ...]
     frames: int
     frame_rate: Fraction
     seconds: float
@@ -211,6 +224,7 @@ class Matting(TypedDict, total=False):
 class Options(Matting, total=False):
     """The optional fields of :class:`Job`, as keyword arguments."""
 
+    also: tuple[encode.Output, ...]
     bg_fit: str
     bg_end: str
     bg_start_s: Fraction
@@ -252,6 +266,8 @@ def run(
     """
     began = time.monotonic()
     info = _checked(job)
+    main, *others = (encode.settled(output, info) for output in job.outputs)
+    job = replace(job, output=main, also=tuple(others))
     first, stop, total = _frame_range(job, info)
     behind_info = _background_info(job)
     sound = _sound(job, behind_info)
@@ -289,18 +305,19 @@ def run(
             behind = cleanup.enter_context(Prefetch(scenery, _AHEAD, "background"))
         finished = finisher(job, info, segmenter)
         window = _window(info, first, total)
-        sink = cleanup.enter_context(encode.Sink(job.output, info, window, sound))
+        sinks = cleanup.enter_context(encode.Sinks(job.outputs, info, window, sound))
         for batch in steady:
-            sink.write(*finished(batch, behind))
+            sinks.write(finished(batch, behind))
             if on_progress is not None:
-                on_progress(_progress(sink.frames_written, total, info, frames_began))
+                on_progress(_progress(sinks.frames_written, total, info, frames_began))
             del batch  # or it stays in memory while the next one is made
-        if not sink.frames_written:
+        if not sinks.frames_written:
             raise DecodeError("the clip ends before the requested start", path=info.path)
     return Result(
         output=job.output.path,
-        frames=sink.frames_written,
-        frame_rate=info.frame_rate,
+        also=tuple(output.path for output in job.also),
+        frames=encode.frames_in(job.output, info, sinks.frames_written),
+        frame_rate=job.output.frame_rate or info.frame_rate,
         seconds=time.monotonic() - began,
         lost_frames=_lost_frames(reader),
     )
@@ -451,17 +468,19 @@ class Look:
         controls: What is wanted otherwise about the matte.
         despill: Take the old background's tint off the subject.
         screen: The old background's colour in code values, where it is known.
+        black: Black in code values, which premultiplied colours fall to.
     """
 
     edges: str = "fast"
     controls: refine.Controls = refine.AS_IT_IS
     despill: bool = False
     screen: tuple[int, int, int] | None = None
+    black: tuple[int, int, int] = (0, 0, 0)
 
 
 def finisher(
     job: Job, info: VideoInfo, segmenter: Segmenter | ReadyMattes
-) -> Callable[[MattedBatch, Iterator[Planes] | None], tuple[Planes, Plane | None]]:
+) -> Callable[[MattedBatch, Iterator[Planes] | None], tuple[Shown, ...]]:
     """Return :func:`finish` with all of a job's settings: what takes batches and backgrounds.
 
     Args:
@@ -474,8 +493,10 @@ def finisher(
 
 def finish(
     job: Job, batch: MattedBatch, behind: Iterator[Planes] | None, look: Look
-) -> tuple[Planes, Plane | None]:
-    """Return what the output shows of a batch: planes, and alpha unless it is a composite.
+) -> tuple[Shown, ...]:
+    """Return what each output shows of a batch: planes, and alpha unless it is a composite.
+
+    What outputs have in common is made once: the alpha, and the subject's own colours.
 
     Args:
         job: What to do.
@@ -483,25 +504,50 @@ def finish(
         behind: Background planes, batch by batch; None where there are none, or where they
             are made from the clip itself.
         look: How mattes and colours are finished.
+
+    Returns:
+        One of each of the job's outputs, in their order.
     """
     frames = batch.frames
     alpha = refine.finish_matte(batch, look.edges, look.controls)
-    if job.output.kind == "matte":
-        return frames.planes, alpha
-    alphas = composite.alpha_planes(alpha, frames.format)
-    subject = _subject(batch, alphas, look)
-    if job.output.kind == "alpha":
-        return subject, alpha
+    wanted = [(output.kind, output.premultiplied) for output in job.outputs]
+    shown: dict[tuple[str, bool], Shown] = {("matte", False): (frames.planes, alpha)}
+    if set(wanted) != set(shown):
+        alphas = composite.alpha_planes(alpha, frames.format)
+        subject = _subject(batch, alphas, look)
+        if ("alpha", False) in wanted:
+            extended = extend_foreground(subject, alphas, frames.format)
+            shown["alpha", False] = extended, alpha
+        if ("alpha", True) in wanted:
+            black = _flat(look.black, frames.planes)
+            shown["alpha", True] = composite.over(subject, black, alphas), alpha
+        if ("composite", False) in wanted:
+            backdrop = _backdrop(job, frames, alphas, behind)
+            shown["composite", False] = composite.over(subject, backdrop, alphas), None
+    return tuple(shown[what] for what in wanted)
+
+
+def _flat(codes: tuple[int, int, int], planes: Planes) -> Planes:
+    """Return one frame of one colour, ``(1, H, W)`` a plane."""
+    first, second, third = (
+        np.full((1, *plane.shape[1:]), code, plane.dtype)
+        for code, plane in zip(codes, planes, strict=True)
+    )
+    return first, second, third
+
+
+def _backdrop(
+    job: Job, frames: FrameBatch, alphas: Planes, behind: Iterator[Planes] | None
+) -> Planes:
+    """Return the background of a batch of frames."""
     if isinstance(job.background, background.Blur):
         radius_px = job.background.radius_px or frames.planes[0].shape[1] * _BLUR_SHARE
-        backdrop = composite.blurred_background(frames.planes, alphas, frames.format, radius_px)
-    elif behind is None:
+        return composite.blurred_background(frames.planes, alphas, frames.format, radius_px)
+    if behind is None:
         raise ValueError("a composite needs a background")
-    else:
-        first, second, third = next(behind)
-        count = len(frames)  # the clip's last batch may be short
-        backdrop = first[:count], second[:count], third[:count]
-    return composite.over(subject, backdrop, alphas), None
+    first, second, third = next(behind)
+    count = len(frames)  # the clip's last batch may be short
+    return first[:count], second[:count], third[:count]
 
 
 def _subject(batch: MattedBatch, alphas: Planes, look: Look) -> Planes:
@@ -604,22 +650,31 @@ def _joined(one: MattedBatch, other: MattedBatch) -> MattedBatch:
 
 def _checked(job: Job) -> VideoInfo:
     """Probe the source and refuse what cannot work, before anything is started."""
-    output = job.output
-    if output.kind == "composite" and job.background is None:
+    if job.background is None and any(output.kind == "composite" for output in job.outputs):
         raise VidbgError("a composite needs a background")
     if not is_sequence(job.source):
         check_readable(job.source)
-    encode.container_of(output.path)
-    encode.check_writable(output.path, job.source, output.overwrite)
-    if job.matte_in is not None and _is_same_file(job.matte_in, output.path):
-        raise OutputError("is the matte itself", path=output.path, hint="Choose another -o")
+    for output in job.outputs:
+        encode.container_of(output.path, output.container)
+        if not output.is_sequence:
+            encode.check_writable(output.path, job.source, output.overwrite)
+    encode.check_distinct(job.outputs)
+    for output in job.outputs:
+        if job.matte_in is not None and _is_same_file(job.matte_in, output.path):
+            raise OutputError("is the matte itself", path=output.path, hint="Choose another name")
     info = _probed(job.source, job.in_fps)
-    is_picture = output.path.suffix.lower() in encode.PICTURE_SUFFIXES
-    if is_picture != info.is_image:
-        what = "a video cannot be written as a picture" if is_picture else "a picture stays one"
-        raise OutputError(
-            what, path=output.path, hint=f"Use {'.mp4' if is_picture else '.png'} for -o"
-        )
+    for output in job.outputs:
+        is_numbered = output.is_sequence and not info.is_image
+        is_picture = output.suffix in encode.PICTURE_SUFFIXES and not is_numbered
+        if is_picture != info.is_image:
+            what, use = "a picture stays one", ".png"
+            if is_picture:
+                what, use = "a video cannot be written as a picture", ".mp4, or name_%06d.png"
+            raise OutputError(what, path=output.path, hint=f"Use {use} for it")
+        if is_numbered:
+            pngs.check_writable(output.path, job.source, output.overwrite)
+        elif output.is_sequence:
+            encode.check_writable(output.path, job.source, output.overwrite)
     if info.missing_frames and not job.allow_damaged:
         raise damaged_error(info, "the file is cut short")
     if info.is_vfr:
@@ -630,17 +685,18 @@ def _checked(job: Job) -> VideoInfo:
             info.repeated_frames,
             info.dropped_frames,
         )
-    if encode.shows_sdr(output.codec, info, output.kind):
-        keeps = "--codec hevc (.mp4 .mov .mkv), prores (.mov) or ffv1 (.mkv) keeps HDR"
-        reason = "" if info.is_image else f", since {output.codec} has 8 bits here; {keeps}"
-        logger.warning("%s: its HDR is tone-mapped to SDR%s", info.path, reason)
-    elif not encode.keeps_depth(output.codec, info, output.kind):
-        logger.info(
-            "%s: %d-bit colour is dithered for %s; --codec hevc, prores or ffv1 keeps more",
-            info.path,
-            info.format.depth,
-            output.codec,
-        )
+    for output in job.outputs:
+        if encode.shows_sdr(output, info):
+            keeps = "--codec hevc (.mp4 .mov .mkv), prores (.mov) or ffv1 (.mkv) keeps HDR"
+            reason = "" if info.is_image else f", since {output.codec} has 8 bits here; {keeps}"
+            logger.warning("%s: its HDR is tone-mapped to SDR%s", info.path, reason)
+        elif not encode.keeps_depth(output, info):
+            logger.info(
+                "%s: %d-bit colour is dithered for %s; --codec hevc, prores or ffv1 keeps more",
+                info.path,
+                info.format.depth,
+                output.codec,
+            )
     return info
 
 
@@ -739,14 +795,15 @@ def _strength(job: Job, segmenter: Segmenter | ReadyMattes) -> float:
 
 def _look(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> Look:
     """Return how the job's frames are finished."""
-    if isinstance(segmenter, ReadyMattes):
-        return Look(job.edges or "off", job.controls, bool(job.despill))
-    if not isinstance(segmenter, chroma.ChromaKeyer):
-        return Look(job.edges or "fast", job.controls, bool(job.despill))
-    # A key is made of the frame's colours at its full size: there is nothing to refine.
     colour = colours.resolve(info.colour, info.format, info.height)
+    black = colours.rgb_to_codes((0, 0, 0), info.format, colour)
+    if isinstance(segmenter, ReadyMattes):
+        return Look(job.edges or "off", job.controls, bool(job.despill), None, black)
+    if not isinstance(segmenter, chroma.ChromaKeyer):
+        return Look(job.edges or "fast", job.controls, bool(job.despill), None, black)
+    # A key is made of the frame's colours at its full size: there is nothing to refine.
     screen = colours.rgb_to_codes(segmenter.key, info.format, colour)
-    return Look(job.edges or "off", job.controls, job.despill is not False, screen)
+    return Look(job.edges or "off", job.controls, job.despill is not False, screen, black)
 
 
 def _background_info(job: Job) -> VideoInfo | None:
@@ -760,10 +817,11 @@ def _background_info(job: Job) -> VideoInfo | None:
             path=path,
             hint="Colours are #rrggbb, red,green,blue or a CSS name",
         )
-    if _is_same_file(path, job.output.path):
-        raise OutputError(
-            "is the background itself", path=job.output.path, hint="Choose another -o"
-        )
+    for output in job.outputs:
+        if _is_same_file(path, output.path):
+            raise OutputError(
+                "is the background itself", path=output.path, hint="Choose another name"
+            )
     return _probed(path, job.in_fps)
 
 
@@ -818,7 +876,7 @@ def _scenery(
 
 def _sound(job: Job, behind_info: VideoInfo | None) -> audio.BackgroundSound | None:
     """Return the background's sound if it is wanted."""
-    if job.output.sound not in ("bg", "mix"):
+    if not {"bg", "mix"} & {output.sound for output in job.outputs}:
         return None
     if behind_info is not None and not behind_info.is_image and behind_info.audio:
         return audio.BackgroundSound(behind_info, job.bg_start_s, job.bg_end == "loop")

@@ -191,7 +191,7 @@ def _cells(
     if batch is None:
         raise InputError(f"has no frame {frame}", path=info.path)
     bare = replace(job, output=replace(job.output, kind="alpha"))
-    foreground, alpha = pipeline.finisher(bare, info, segmenter)(batch, None)
+    ((foreground, alpha),) = pipeline.finisher(bare, info, segmenter)(batch, None)
     if alpha is None:
         raise ValueError("a job without a background gives alpha")
     source = _rgb(batch.frames.planes, batch.frames.format, info)
@@ -204,7 +204,7 @@ def _cells(
     if job.output.kind == "composite":
         behind = pipeline.read_background(job, info, frame)
         finish = pipeline.finisher(job, info, segmenter)
-        composite, _ = finish(batch, None if behind is None else iter(behind))
+        ((composite, _),) = finish(batch, None if behind is None else iter(behind))
         shown["composite"] = _rgb(composite, batch.frames.format, info)
     mattes.close()  # type: ignore[attr-defined]
     return {name: _at_cell_size(picture, info) for name, picture in shown.items()}

@@ -1,4 +1,4 @@
-"""Small files that appear under their names only when they are complete."""
+"""Files that appear under their names only when they are complete."""
 
 from __future__ import annotations
 
@@ -7,6 +7,34 @@ from contextlib import suppress
 from pathlib import Path
 
 from vidbg.errors import OutputError
+
+
+def take_name(part: Path, path: Path, overwrite: bool) -> None:
+    """Give a complete file its final name.
+
+    Args:
+        part: The file, in the same file system.
+        path: Its name.
+        overwrite: Replace an existing file, at once.
+
+    Raises:
+        OutputError: There is such a file, or the name cannot be given.
+    """
+    taken = OutputError("appeared while the job ran", path=path, hint="Use -y to overwrite it")
+    try:
+        if overwrite:
+            part.replace(path)
+            return
+        try:
+            os.link(part, path)  # fails where the name is taken: no gap to lose a race in
+        except FileExistsError:
+            raise taken from None
+        except OSError:  # a file system without hard links
+            if path.exists():
+                raise taken from None
+            part.rename(path)
+    except OSError as error:
+        raise OutputError(f"cannot be named ({error.strerror})", path=path) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import click
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
 _RATE = re.compile(r"(\d{1,9}(?:\.\d{0,9})?)(?:/(\d{1,9}))?", re.ASCII)
+_BIT_RATE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kM]?)", re.ASCII)
+_SIZE = re.compile(r"(-1|\d{1,5})[xX:](-1|\d{1,5})", re.ASCII)
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
@@ -138,3 +142,52 @@ class Device(click.ParamType):  # type: ignore[type-arg]
         if not _DEVICE.fullmatch(str(value)):
             self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:N, mps", param, ctx)
         return str(value)
+
+
+class FolderPath(type(Path())):  # type: ignore[misc]
+    """A path that was written with a separator at its end: it means a folder, there or not."""
+
+
+class OutputPath(click.Path):
+    """The name of a result, which tells a folder from a file by a separator at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a Path; a :class:`FolderPath` where a separator ends the text."""
+        separators = tuple(filter(None, (os.sep, os.altsep)))
+        if isinstance(value, str) and value.endswith(separators):
+            return FolderPath(value)
+        return super().convert(value, param, ctx)
+
+
+class BitRate(click.ParamType):  # type: ignore[type-arg]
+    """Bits a second: 8M, 800k or 8000000."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bits a second."""
+        match = _BIT_RATE.fullmatch(str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a bit rate: write 8M, 800k or 8000000", param, ctx)
+        bits = int(Fraction(match[1]) * {"": 1, "k": 1000, "M": 1_000_000}[match[2]])
+        if not 1000 <= bits < 2**31:
+            self.fail(f"{value!r} is not from 1k to 2147M", param, ctx)
+        return bits
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """Width and height in pixels, 1280x720; one of them -1 for what keeps the shape."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return width and height."""
+        match = _SIZE.fullmatch(str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a size: write 1280x720, 1280x-1 or -1x720", param, ctx)
+        return int(match[1]), int(match[2])

@@ -196,7 +196,7 @@ class Reporter:
             click.echo(f"{count}/{total} pictures", err=True)
 
     def done(self, result: Result) -> None:
-        """Say what was made: its path on standard output."""
+        """Say what was made: the paths on standard output."""
         if self._bar is not None:
             self._bar.close()
         fps = _fps(result)
@@ -204,6 +204,7 @@ class Reporter:
             self._emit(
                 "done",
                 output=str(result.output),
+                also=[str(path) for path in result.also],
                 frames=result.frames,
                 frame_rate=str(result.frame_rate),
                 seconds=round(result.seconds, 3),
@@ -213,7 +214,8 @@ class Reporter:
         elif not self._quiet:
             frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
             click.echo(f"{frames} in {clock(result.seconds)} ({fps:.1f} fps)", err=True)
-            click.echo(os.fsencode(result.output))
+            for path in (result.output, *result.also):
+                click.echo(os.fsencode(path))
 
     def _emit(self, event: str, **fields: object) -> None:
         click.echo(json.dumps({"event": event, **fields}))

@@ -13,13 +13,15 @@ import click
 
 from vidbg import __version__
 from vidbg.cli.matting import background_options, matting_fields, matting_options
-from vidbg.cli.parameters import Time
-from vidbg.media.formats import CONTAINERS, VIDEO_CODECS
+from vidbg.cli.parameters import BitRate, FolderPath, OutputPath, Rate, Size, Time
+from vidbg.media.formats import CONTAINERS, HARDWARE, VIDEO_CODECS
 
 if TYPE_CHECKING:
+    from vidbg.media.encode import Output
     from vidbg.pipeline import Job
 
 _EXTENSIONS = " ".join(dict.fromkeys(CONTAINERS))
+_FORMATS = tuple(suffix[1:] for suffix in CONTAINERS)
 
 _EPILOG = f"""\b
 Examples:
@@ -27,6 +29,8 @@ Examples:
   vidbg talk.mp4 --bg office.jpg -o out.mp4     a picture
   vidbg talk.mp4 --bg blur                      its own background, blurred
   vidbg talk.mp4 --alpha                        transparent ProRes 4444 for an editor
+  vidbg talk.mp4 --alpha -o frames/             the same as numbered PNG files
+  vidbg talk.mp4 --bg beach.mp4 --matte-out matte.mkv    the matte too, in one go
   vidbg studio.mp4 --bg beach.mp4 --model chroma    keyed from a green or blue screen
   vidbg frames/ --bg beach.mp4 --in-fps 24      numbered pictures
   curl ... | vidbg - --bg beach.mp4 -o out.mp4  standard input
@@ -67,10 +71,30 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
-    help="The result. Default: INPUT's name with .vidbg.mp4, beside it (.mov with --alpha).",
+    type=OutputPath(),
+    help="The result: a file, or for numbered PNG files a folder or name_%06d.png. Default: "
+    "INPUT's name with .vidbg.mp4, beside it (.mov with --alpha).",
 )
-@click.option("-y", "--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--format",
+    "container",
+    type=click.Choice(_FORMATS),
+    help="File format, whatever the name says. png of a video is a folder of numbered files.",
+)
+@click.option("--zip", "as_zip", is_flag=True, help="Numbered PNG files in one .zip archive.")
+@click.option(
+    "--alpha-out",
+    metavar="PATH",
+    type=OutputPath(),
+    help="Write the subject with transparency too, from the same run.",
+)
+@click.option(
+    "--matte-out",
+    metavar="PATH",
+    type=OutputPath(),
+    help="Write the matte too, from the same run.",
+)
+@click.option("-y", "--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option(
     "--allow-url",
     is_flag=True,
@@ -92,6 +116,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Video codec. Default: H.264 in .mp4, which has 8 bits: HDR becomes SDR.",
 )
 @click.option("--crf", type=int, help="Quality; lower is better and larger. H.264: 19.")
+@click.option("--bitrate", metavar="RATE", type=BitRate(), help="Bits a second (8M) instead.")
 @click.option("--preset", help="Encoder speed, slower is smaller. H.264: veryfast.")
 @click.option(
     "--matte-in",
@@ -99,6 +124,31 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     type=click.Path(path_type=Path),
     help="Mattes that are ready, in place of a network: a video, a picture or numbered pictures, "
     "with a frame for each of INPUT's. White, or opaque, is the subject.",
+)
+@click.option(
+    "--pix-fmt",
+    metavar="NAME",
+    help="How pixels are stored, in FFmpeg's name: yuv422p10le. Default: what fits codec and clip.",
+)
+@click.option(
+    "--hwaccel",
+    metavar="NAME",
+    type=click.Choice(["none", "auto", *HARDWARE]),
+    default="none",
+    show_default=True,
+    help="Encode by hardware: auto for the codec's first that works, or one such as h264_nvenc, "
+    "hevc_videotoolbox, h264_qsv.",
+)
+@click.option(
+    "--scale", metavar="WxH", type=Size(), help="Size of the outputs; -1 keeps the shape: 1280x-1."
+)
+@click.option(
+    "--fps", metavar="R", type=Rate(), help="Frames a second of the outputs: 25, 30000/1001."
+)
+@click.option(
+    "--premultiplied",
+    is_flag=True,
+    help="Transparent outputs: multiply colours by alpha. Default: straight.",
 )
 @matting_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for scripts.")
@@ -163,7 +213,9 @@ def _as_files(job: Job, options: dict[str, Any]) -> Iterator[Job]:
 
     source, behind = options["source"], options["bg"]
     if source == "-" or spool.is_url(source) or spool.is_url(behind or ""):
-        encode.check_writable(job.output.path, job.source, job.output.overwrite)
+        for output in job.outputs:
+            if not output.is_sequence:  # whose folder is made
+                encode.check_writable(output.path, job.source, output.overwrite)
     folder = job.output.path.parent
     with ExitStack() as stored:
         if source == "-":
@@ -201,16 +253,56 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     from vidbg.media import background, encode
 
     source = Path(options["source"])
-    path = options["output"] or encode.default_path(source, kind, options["codec"])
+    container = _container(options)
+    wanted = options["codec"]
+    if wanted is None and options["hwaccel"] not in ("none", "auto"):
+        wanted = options["hwaccel"].partition("_")[0]
+    path = encode.default_path(source, kind, wanted, container)
+    if options["output"] is not None:
+        path = _file(options["output"], source, container)
+    output = encode.Output(
+        path=path,
+        kind=kind,
+        codec=_codec(path, kind, wanted, source, "-o", container),
+        crf=options["crf"],
+        preset=options["preset"],
+        sound=options["audio"],
+        overwrite=options["overwrite"],
+        container=container,
+        bitrate=options["bitrate"],
+        pix_fmt=options["pix_fmt"],
+        hwaccel=options["hwaccel"],
+        scale=options["scale"],
+        frame_rate=options["fps"],
+    )
+    # The background's sound belongs to the composite; an editor puts it in with the background.
+    own_sound = "source" if options["audio"] in ("source", "mix") else "none"
+    also = []
+    for other in ("alpha", "matte"):
+        given = options[f"{other}_out"]
+        if given is not None:
+            beside = _file(given, source, None)
+            chosen = _codec(beside, other, None, source, f"--{other}-out", None)
+            also.append(
+                encode.Output(
+                    path=beside,
+                    kind=other,
+                    codec=chosen,
+                    sound=own_sound,
+                    overwrite=options["overwrite"],
+                    scale=options["scale"],
+                    frame_rate=options["fps"],
+                )
+            )
+    outputs = _premultiplied([output, *also]) if options["premultiplied"] else [output, *also]
+    for one in outputs:
+        problem = encode.problem(one)
+        if problem is not None:
+            raise click.BadParameter(problem[1], param_hint=f"--{problem[0].replace('_', '-')}")
     try:
-        codec = encode.choose_codec(path, kind, options["codec"])
+        encode.check_distinct(outputs)
     except OutputError as error:
-        raise click.BadParameter(str(error), param_hint="-o") from error
-    if path.exists() and source.exists() and path.samefile(source):
-        raise click.BadParameter("the output is the input itself", param_hint="-o")
-    problem = encode.quality_problem(codec, options["crf"], options["preset"])
-    if problem is not None:
-        raise click.BadParameter(problem[1], param_hint=f"--{problem[0]}")
+        raise click.UsageError(str(error)) from error
     if options["end"] is not None and options["end"] <= (options["start"] or 0):
         raise click.BadParameter("it has to come after --start", param_hint="--end")
 
@@ -239,15 +331,8 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
             raise click.BadParameter(str(error), param_hint="--bg") from error
     return pipeline.Job(
         source=source,
-        output=encode.Output(
-            path=path,
-            kind=kind,
-            codec=codec,
-            crf=options["crf"],
-            preset=options["preset"],
-            sound=options["audio"],
-            overwrite=options["overwrite"],
-        ),
+        output=outputs[0],
+        also=tuple(outputs[1:]),
         background=backdrop,
         bg_fit=options["bg_fit"],
         bg_end=options["bg_end"],
@@ -257,6 +342,56 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
         matte_in=options["matte_in"],
         **matting,
     )
+
+
+def _container(options: dict[str, Any]) -> str | None:
+    """Return the extension of the file format that is asked for besides the name's, or None."""
+    chosen: str | None = options["container"]
+    if not options["as_zip"]:
+        return None if chosen is None else f".{chosen}"
+    if chosen not in (None, "png", "zip"):
+        raise click.UsageError(f"--zip is for numbered PNG files, not for --format {chosen}.")
+    if options["output"] is not None and options["output"].suffix.lower() != ".zip":
+        raise click.BadParameter("--zip makes one file, NAME.zip", param_hint="-o")
+    return ".zip"
+
+
+def _file(given: Path, source: Path, container: str | None) -> Path:
+    """Return what is written for an output's name: of a folder, the files in it."""
+    from vidbg.media import pngs
+    from vidbg.media.formats import IMAGE_SUFFIXES
+    from vidbg.media.sequence import is_sequence
+
+    is_still = source.suffix.lower() in IMAGE_SUFFIXES and not is_sequence(source)
+    if is_still or pngs.is_pattern(given):
+        return given
+    names_folder = given.is_dir() or isinstance(given, FolderPath)
+    if names_folder or (container == ".png" and not given.suffix):
+        return pngs.pattern_in(Path(given), source.stem)
+    return given
+
+
+def _premultiplied(outputs: list[Output]) -> list[Output]:
+    """Return outputs with the transparent ones premultiplied, of which there has to be one."""
+    if all(output.kind != "alpha" for output in outputs):
+        raise click.UsageError("--premultiplied is for --alpha.")
+    return [replace(output, premultiplied=output.kind == "alpha") for output in outputs]
+
+
+def _codec(
+    path: Path, kind: str, wanted: str | None, source: Path, option: str, container: str | None
+) -> str:
+    """Return the codec of an output, once it is known that there can be one."""
+    from vidbg.errors import OutputError
+    from vidbg.media import encode
+
+    try:
+        codec = encode.choose_codec(path, kind, wanted, container)
+    except OutputError as error:
+        raise click.BadParameter(str(error), param_hint=option) from error
+    if path.exists() and source.exists() and path.samefile(source):
+        raise click.BadParameter("the output is the input itself", param_hint=option)
+    return codec
 
 
 def _was_given(name: str) -> bool:

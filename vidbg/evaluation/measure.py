@@ -417,7 +417,7 @@ def _made(
     """Yield R'G'B' and alpha of each frame as the pipeline finishes it."""
     finish = pipeline.finisher(job, info, segmenter)
     for batch in pipeline.read_mattes(job, info, segmenter):
-        _, alpha = finish(batch, None)
+        ((_, alpha),) = finish(batch, None)
         if alpha is None:
             raise ValueError("a job that is measured gives alpha")
         top = np.float32(np.iinfo(alpha.dtype).max)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # Cells of 4 pixels cost twice the time and were no better on the clips of known foreground.
 _LOG2_CELL_PX: Final = 3
 _TILE_CELLS: Final = 4
+_BAND_CELLS: Final = 8
 # A tile is left as it is where alpha is nowhere further than this from 0 or 1: what the old
 # background adds is then below three codes of 255.
 _CERTAIN: Final = 0.01
@@ -87,6 +88,76 @@ def estimate_foreground(planes: Planes, alphas: Planes, format: PlaneFormat) -> 
     luma = _estimated(planes[:1], alphas[0], (0, 0), highest)
     chroma = _estimated(planes[1:], alphas[1], subsampling, highest)
     return cast("Planes", (*luma, *chroma))
+
+
+def extend_foreground(planes: Planes, alphas: Planes, format: PlaneFormat) -> Planes:
+    """Return frames that continue the subject's colour smoothly where nothing of it is.
+
+    What lies under alpha 0 is never seen, but it is encoded, and it is what a scaler that knows
+    nothing of alpha mixes into the edge. So the old background gives way to means of the subject
+    weighted by alpha, from as near as there are any, by the same pyramid that estimates the
+    foreground: no edge for a codec to spend bits on, and no foreign colour to bleed. Samples of
+    any other alpha stay as they are, bit for bit. Each frame is by itself; one without a subject
+    gets the mean of what it shows.
+
+    Args:
+        planes: The subject's colours, such as :func:`estimate_foreground` returns: three arrays
+            ``(B, H, W)``, ``(B, h, w)``, ``(B, h, w)``, uint8 or uint16.
+        alphas: Straight alpha at each plane's size, of the samples' dtype, full range.
+        format: The planes' working format.
+
+    Returns:
+        New arrays of the shapes and dtype of ``planes``.
+    """
+    results = tuple(plane.copy() for plane in planes)
+    shifts = (format.log2_chroma_h, format.log2_chroma_w)
+    groups = [(slice(0, 3), (0, 0))]
+    if shifts != (0, 0):
+        groups = [(slice(0, 1), (0, 0)), (slice(1, 3), shifts)]
+    for group, log2_subsampling in groups:
+        for number, alpha in enumerate(alphas[group][0]):
+            frames = [result[number] for result in results[group]]
+            _extend(frames, alpha, log2_subsampling)
+    return cast("Planes", results)
+
+
+def _extend(frames: Sequence[Plane], alpha: Plane, log2_subsampling: tuple[int, int]) -> None:
+    """Write the subject's colour to what is clear of planes ``(H, W)`` that share one alpha."""
+    is_clear = (alpha == 0).view(np.uint8)
+    if not is_clear.any():
+        return
+    rows, columns = (1 << _LOG2_CELL_PX >> log2 for log2 in log2_subsampling)
+    height, width = alpha.shape
+    grid = -(-height // rows), -(-width // columns)
+    sums = np.zeros((*grid, len(frames) + 1), np.float32)
+    # In bands that stay in a core's cache, and only where there is something of the subject.
+    covered = np.flatnonzero(alpha.max(axis=0))
+    first, last = (covered[0] // columns, covered[-1] // columns + 1) if covered.size else (0, 0)
+    part = slice(first * columns, last * columns)
+    scale = 1 / np.iinfo(alpha.dtype).max
+    band = np.zeros((_BAND_CELLS * rows, (last - first) * columns), np.float32)
+    for top in range(0, grid[0] if last else 0, _BAND_CELLS):
+        chosen = slice(top * rows, (top + _BAND_CELLS) * rows)
+        opacity = alpha[chosen, part]
+        if not opacity.any():
+            continue
+        cells = min(_BAND_CELLS, grid[0] - top)
+        band[opacity.shape[0] :] = 0
+        inside = band[: opacity.shape[0], : opacity.shape[1]]
+        size = (last - first, cells)
+        for channel, plane in enumerate([*(frame[chosen, part] for frame in frames), None]):
+            np.multiply(opacity, np.float32(scale), out=inside)
+            if plane is not None:
+                inside *= plane
+            means = cv2.resize(band[: cells * rows], size, interpolation=cv2.INTER_AREA)
+            sums[top : top + cells, first:last, channel] = means
+    fallback = np.array([cv2.mean(frame)[0] for frame in frames], np.float32)
+    filled = _pull_push(sums, fallback)
+    for channel, frame in enumerate(frames):
+        colour = np.rint(filled[..., channel]).astype(frame.dtype)
+        size = (grid[1] * columns, grid[0] * rows)
+        whole: Any = cv2.resize(cast("Any", colour), size, interpolation=cv2.INTER_LINEAR)
+        cv2.copyTo(whole[:height, :width], is_clear, frame)
 
 
 def _estimated(

@@ -208,6 +208,8 @@ def _source_node(info: VideoInfo, ordinal: int, window: Window, first_frame_s: F
 
 
 def _encodable(node: Any, encoder: str) -> Any:
+    if encoder not in _LAYOUTS:  # PCM takes any
+        return node
     return node.filter("aformat", channel_layouts=_LAYOUTS[encoder])
 
 

@@ -9,8 +9,12 @@ import os
 import re
 import secrets
 import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from math import ceil
+from fractions import Fraction
+from functools import cache
+from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -21,11 +25,13 @@ import numpy as np
 from vidbg import colour as colours
 from vidbg.errors import EncodeError, FFmpegError, OutputError
 from vidbg.frames import Colour, PlaneFormat, VideoInfo
-from vidbg.media import audio, formats, light
+from vidbg.media import audio, formats, light, pngs, timing
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import scale_matrix
 from vidbg.media.sequence import result_name
 from vidbg.media.source import seconds, source_input
+from vidbg.prefetch import Prefetch
+from vidbg.whole import take_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +46,12 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 # FFmpeg keeps subtitles from before the point that it was told to begin at, at times below 0,
 # and puts off everything else by that.
 _CUT_SUBTITLES = r"noise=drop=lt(pts\,0)"
+_MAX_SIDE_PX = 16384
+# Every hardware encoder takes frames of this size; some take none that are much smaller.
+_TRIAL_SIZE = "640x360"
+_TRIAL_S = 20.0
+# Browsers show frames of less than 20 ms for a tenth of a second each.
+_FASTEST_GIF = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,16 @@ class Output:
         preset: Encoder preset, or None for the codec's default.
         sound: One of :data:`vidbg.media.audio.CHOICES`.
         overwrite: Replace an existing file.
+        container: A key of :data:`vidbg.media.formats.CONTAINERS` that is to count instead of
+            the name's extension, or None.
+        bitrate: Bits a second instead of constant quality, or None.
+        pix_fmt: What the codec stores, in FFmpeg's name, or None for its default.
+        hwaccel: "none", a key of :data:`vidbg.media.formats.HARDWARE`, or "auto" for the first
+            of the codec's that works; see :func:`settled`.
+        premultiplied: Colours are multiplied by alpha. Only with kind "alpha".
+        scale: Width and height, either of them -1 for what keeps the shape; None for the clip's.
+        frame_rate: Frames a second, or None for the clip's. Frames are repeated or dropped by
+            time.
     """
 
     path: Path
@@ -63,27 +85,55 @@ class Output:
     preset: str | None = None
     sound: str = "source"
     overwrite: bool = False
+    container: str | None = None
+    bitrate: int | None = None
+    pix_fmt: str | None = None
+    hwaccel: str = "none"
+    premultiplied: bool = False
+    scale: tuple[int, int] | None = None
+    frame_rate: Fraction | None = None
+
+    @property
+    def encoder(self) -> formats.Codec:
+        """What encodes it, once :func:`settled`."""
+        hardware = formats.HARDWARE.get(self.hwaccel)
+        return formats.CODECS[self.codec] if hardware is None else hardware
+
+    @property
+    def is_sequence(self) -> bool:
+        """It is a clip as numbered pictures in a folder."""
+        return self.codec == "png" and self.suffix == ".png" and pngs.is_pattern(self.path)
+
+    @property
+    def suffix(self) -> str:
+        """The extension of its file format."""
+        return self.container or self.path.suffix.lower()
 
 
-def default_path(source: Path, kind: str, codec: str | None = None) -> Path:
+def default_path(
+    source: Path, kind: str, codec: str | None = None, container: str | None = None
+) -> Path:
     """Return the name of a result that was not given one: ``STEM.vidbg.EXT`` beside the source.
 
     Args:
         source: The clip or picture, or the directory or pattern of a picture sequence.
         kind: One of :data:`KINDS`.
         codec: The codec asked for, which may need another container than the default.
+        container: The file format asked for. PNG of a video is a folder of numbered files.
     """
-    suffix = {"composite": ".mp4", "alpha": ".mov", "matte": ".mp4"}[kind]
     sequence_name = result_name(source)
-    if sequence_name is None and source.suffix.lower() in formats.IMAGE_SUFFIXES:
+    is_still = sequence_name is None and source.suffix.lower() in formats.IMAGE_SUFFIXES
+    named = source.with_name(source.stem) if sequence_name is None else sequence_name
+    if container == ".png" and not is_still:
+        return pngs.pattern_in(named.with_name(f"{named.name}.vidbg"), named.name)
+    suffix = container or {"composite": ".mp4", "alpha": ".mov", "matte": ".mp4"}[kind]
+    if container is None and is_still:
         keeps = kind == "composite" and source.suffix.lower() in PICTURE_SUFFIXES
         suffix = source.suffix if keeps else ".png"
-    elif codec is not None and codec not in _offered(formats.CONTAINERS[suffix], kind):
+    elif container is None and codec not in (None, *_offered(formats.CONTAINERS[suffix], kind)):
         carriers = (s for s, c in formats.CONTAINERS.items() if codec in _offered(c, kind))
         suffix = next(carriers, suffix)
-    if sequence_name is not None:
-        return sequence_name.with_name(f"{sequence_name.name}.vidbg{suffix}")
-    return source.with_name(f"{source.stem}.vidbg{suffix}")
+    return named.with_name(f"{named.name}.vidbg{suffix}")
 
 
 def _offered(container: formats.Container, kind: str) -> tuple[str, ...]:
@@ -91,13 +141,17 @@ def _offered(container: formats.Container, kind: str) -> tuple[str, ...]:
     return container.alpha_codecs if kind == "alpha" else container.codecs
 
 
-def container_of(path: Path) -> formats.Container:
+def container_of(path: Path, suffix: str | None = None) -> formats.Container:
     """Return the file format that a name's extension stands for.
+
+    Args:
+        path: The output.
+        suffix: The extension that is to count instead, or None.
 
     Raises:
         OutputError: None that vidbg writes.
     """
-    container = formats.CONTAINERS.get(path.suffix.lower())
+    container = formats.CONTAINERS.get(suffix or path.suffix.lower())
     if container is None:
         known = " ".join(formats.CONTAINERS)
         what = f"unknown extension {path.suffix!r}" if path.suffix else "has no extension"
@@ -105,22 +159,30 @@ def container_of(path: Path) -> formats.Container:
     return container
 
 
-def choose_codec(path: Path, kind: str, wanted: str | None) -> str:
+def choose_codec(path: Path, kind: str, wanted: str | None, suffix: str | None = None) -> str:
     """Return the codec for an output, checked against what its container carries.
 
     Args:
         path: The output.
         kind: One of :data:`KINDS`.
         wanted: The codec asked for, or None for the container's default.
+        suffix: The extension that is to count instead of the path's, or None.
 
     Raises:
         OutputError: The container cannot carry it, or not with alpha.
     """
-    container = container_of(path)
+    container = container_of(path, suffix)
+    suffix = suffix or path.suffix
     offered = _offered(container, kind)
+    if kind == "alpha" and wanted in formats.NO_ALPHA:
+        raise OutputError(
+            formats.NO_ALPHA[wanted],
+            path=path,
+            hint="Use --codec prores (.mov), vp9 (.webm) or ffv1 (.mkv)",
+        )
     if not offered:
         raise OutputError(
-            f"{path.suffix} cannot carry transparency",
+            f"{suffix} cannot carry transparency",
             path=path,
             hint="Use .mov (ProRes 4444), .webm (VP9), .mkv (FFV1) or, for a picture, .png",
         )
@@ -129,7 +191,7 @@ def choose_codec(path: Path, kind: str, wanted: str | None) -> str:
     if wanted not in offered:
         what = "with transparency " if kind == "alpha" else ""
         raise OutputError(
-            f"{path.suffix} cannot carry {wanted} {what}here",
+            f"{suffix} cannot carry {wanted} {what}here",
             path=path,
             hint=f"It carries {', '.join(offered)}",
         )
@@ -137,8 +199,14 @@ def choose_codec(path: Path, kind: str, wanted: str | None) -> str:
 
 
 def quality_problem(codec_name: str, crf: int | None, preset: str | None) -> tuple[str, str] | None:
-    """Return which of the two a codec does not take, "crf" or "preset", and what it takes."""
-    codec = formats.CODECS[codec_name]
+    """Return which of the two a codec does not take, "crf" or "preset", and what it takes.
+
+    Args:
+        codec_name: A key of :data:`vidbg.media.formats.CODECS` or of its ``HARDWARE``.
+        crf: Constant quality, or None.
+        preset: Encoder preset, or None.
+    """
+    codec = (formats.CODECS | formats.HARDWARE)[codec_name]
     if crf is not None:
         if codec.crf is None:
             return "crf", f"{codec_name} has no such setting"
@@ -149,6 +217,202 @@ def quality_problem(codec_name: str, crf: int | None, preset: str | None) -> tup
         offered = f"one of {', '.join(codec.presets)}" if codec.presets else "none at all"
         return "preset", f"{codec_name} takes {offered}"
     return None
+
+
+def problem(output: Output) -> tuple[str, str] | None:
+    """Return which of an output's settings does not go with the others, and why.
+
+    Returns:
+        The name of a field, and one line about it; None if there is nothing wrong.
+    """
+    hardware = formats.HARDWARE.get(output.hwaccel)
+    name = output.codec if hardware is None else output.hwaccel
+    codec = output.encoder
+    found = quality_problem(name, output.crf, output.preset)
+    if found is not None:
+        return found
+    if output.hwaccel not in ("none", "auto"):
+        if hardware is None:
+            return "hwaccel", f"{output.hwaccel} is none of {', '.join(formats.HARDWARE)}"
+        if output.hwaccel not in formats.hardware_for(output.codec):
+            return "hwaccel", f"{output.hwaccel} does not make {output.codec}"
+    if output.bitrate is not None:
+        if output.crf is not None:
+            return "bitrate", "choose one: a bit rate or constant quality"
+        if not (codec.crf or codec.constant):
+            return "bitrate", f"{output.codec} has no such setting"
+    if output.premultiplied:
+        if output.kind != "alpha":
+            return "premultiplied", "only transparency can be premultiplied"
+        if codec.straight_only:
+            return "premultiplied", f"not with {output.codec}: {codec.straight_only}"
+    return _pix_fmt_problem(output) or _scale_problem(output)
+
+
+def _pix_fmt_problem(output: Output) -> tuple[str, str] | None:
+    wanted, codec = output.pix_fmt, output.encoder
+    offered = formats.pix_fmts_for(codec, output.kind)
+    if wanted is None or wanted in offered:
+        return None
+    name = output.codec
+    is_grey = formats.is_grey(wanted)
+    if output.kind == "alpha" and wanted in formats.pix_fmts_for(codec, "composite"):
+        why = f"{wanted} has no transparency"
+    elif output.kind != "alpha" and wanted in formats.pix_fmts_for(codec, "alpha"):
+        why = f"{wanted} has transparency, which is for --alpha"
+    elif output.kind == "composite" and is_grey and wanted in formats.pix_fmts_for(codec, "matte"):
+        why = f"{wanted} has no colour"
+    else:
+        why = f"{name} cannot store {wanted}"
+    return "pix_fmt", f"{why}; {name} takes {', '.join(offered)} here"
+
+
+def _scale_problem(output: Output) -> tuple[str, str] | None:
+    if output.scale is None:
+        return None
+    given = [length for length in output.scale if length != -1]
+    if not given:
+        return "scale", "one of the two sides has to be given"
+    if any(not 0 < length <= _MAX_SIDE_PX for length in given):
+        return "scale", f"sides are 1 to {_MAX_SIDE_PX} pixels, or -1"
+    if output.encoder.even_sizes and any(length % 2 for length in given):
+        return "scale", f"{output.codec} stores even sizes only"
+    return None
+
+
+def settled(output: Output, info: VideoInfo) -> Output:
+    """Return an output with "auto" hardware chosen: the first encoder that works, or none.
+
+    Whether one works is found by encoding a few frames with it.
+
+    Args:
+        output: What to write.
+        info: The clip.
+
+    Raises:
+        EncodeError: The encoder that is named does not work here.
+    """
+    if output.hwaccel == "none":
+        return output
+    if output.hwaccel != "auto":
+        cause = _hardware_failure(output, info)
+        if cause is not None:
+            raise EncodeError(
+                f"{output.hwaccel} does not work here ({cause})",
+                path=output.path,
+                hint="Use --hwaccel auto or none",
+            )
+        return output
+    candidates = formats.hardware_for(output.codec)
+    causes = []
+    for name in candidates:
+        tried = replace(output, hwaccel=name)
+        if output.preset is not None and output.preset not in tried.encoder.presets:
+            tried = replace(tried, preset=None)
+        found = problem(tried)
+        cause = found[1] if found is not None else _hardware_failure(tried, info)
+        if cause is None:
+            if tried.preset != output.preset:
+                logger.warning("%s has no preset %s and uses its own", name, output.preset)
+            logger.info("%s: encoded by %s", output.path, name)
+            return tried
+        causes.append(f"{name}: {cause}")
+    if not causes:
+        causes = [f"there is none for {output.codec}"]
+    logger.warning(
+        "%s: encoded in software, no hardware encoder works (%s)", output.path, "; ".join(causes)
+    )
+    return replace(output, hwaccel="none")
+
+
+def _hardware_failure(output: Output, info: VideoInfo) -> str | None:
+    """Return why a hardware encoder does not work, or None if it does."""
+    stored = _stored_name(output, info.format)
+    options = tuple((name, str(value)) for name, value in _encoder_options(output).items())
+    return _trial(output.encoder.encoder, output.encoder.device, stored, options)
+
+
+@cache
+def _trial(
+    encoder: str, device: str | None, pix_fmt: str, options: tuple[tuple[str, str], ...]
+) -> str | None:
+    """Encode a few frames with settings; return FFmpeg's complaint, or None if it worked."""
+    node = ffmpeg.input(f"color=black:s={_TRIAL_SIZE}:r=25:d=0.2", format="lavfi")
+    node = _uploaded(node.filter("format", pix_fmt), device)
+    arguments = ffmpeg.output(node, "-", f="null", **dict(options)).get_args()
+    try:
+        ran = ff.run([*_device_options(device), *arguments], timeout_s=_TRIAL_S)
+    except FFmpegError as error:
+        return error.message
+    return ran.cause() if ran.returncode else None
+
+
+def _encoder_options(output: Output) -> dict[str, object]:
+    """Return the options that say which encoder is used, and how well it encodes."""
+    codec = output.encoder
+    options: dict[str, object] = {"c:v": codec.encoder, **dict(codec.options)}
+    if output.bitrate is not None:
+        options["b:v"] = output.bitrate
+    else:
+        options |= dict(codec.constant)
+        if codec.crf is not None:
+            crf = codec.crf if output.crf is None else output.crf
+            options |= dict.fromkeys(codec.quality, crf)
+    if codec.preset_option is not None:
+        options[codec.preset_option] = output.preset or codec.preset
+    return options
+
+
+def _device_options(device: str | None) -> list[str]:
+    """Return the global options that open the hardware that frames are uploaded to."""
+    if device is None:
+        return []
+    return ["-init_hw_device", f"{device}=vidbg", "-filter_hw_device", "vidbg"]
+
+
+def _uploaded(node: Any, device: str | None) -> Any:
+    return node if device is None else node.filter("hwupload")
+
+
+def output_size(output: Output, info: VideoInfo) -> tuple[int, int]:
+    """Return the height and width of an output's frames, in pixels.
+
+    Without ``scale`` that is the clip's, made even by one more row or column where the codec
+    needs it. A side that is to keep the shape is rounded to the nearest pixel, or to the nearest
+    even one.
+    """
+    step = 2 if output.encoder.even_sizes else 1
+    if output.scale is None:
+        return info.height + info.height % step, info.width + info.width % step
+    width, height = output.scale
+    if width == -1:
+        width = _rounded(Fraction(info.width * height, info.height), step)
+    elif height == -1:
+        height = _rounded(Fraction(info.height * width, info.width), step)
+    return height, width
+
+
+def _rounded(length: Fraction, step: int) -> int:
+    return max(step, floor(length / step + Fraction(1, 2)) * step)
+
+
+def _output_sar(output: Output, info: VideoInfo) -> Fraction:
+    """Return an output's sample aspect ratio: the clip's, unless it is scaled out of its shape."""
+    if output.scale is None or -1 in output.scale:
+        return info.sar
+    height, width = output_size(output, info)
+    stretched = Fraction(info.width * height, info.height * width)
+    # What is rounding to whole pixels is no other shape.
+    if abs(stretched - 1) <= Fraction(1, min(width, height)):
+        return info.sar
+    return info.sar * stretched
+
+
+def frames_in(output: Output, info: VideoInfo, frames: int) -> int:
+    """Return how many frames an output has that was made of some of the clip's."""
+    if output.frame_rate is None or info.is_image:
+        return frames
+    return timing.resampled_count(frames / info.frame_rate, output.frame_rate)
 
 
 def check_writable(path: Path, source: Path, overwrite: bool) -> None:
@@ -169,6 +433,16 @@ def check_writable(path: Path, source: Path, overwrite: bool) -> None:
         raise OutputError("its folder does not exist", path=path)
     if not os.access(folder, os.W_OK):
         raise OutputError("its folder cannot be written to", path=path)
+
+
+def check_distinct(outputs: Sequence[Output]) -> None:
+    """Raise :class:`OutputError` where two outputs of one run have the same name."""
+    taken: set[str] = set()
+    for output in outputs:
+        name = os.path.normcase(os.path.realpath(output.path))
+        if name in taken:
+            raise OutputError("is to be written twice", path=output.path, hint="Name another")
+        taken.add(name)
 
 
 class Sink:
@@ -198,12 +472,13 @@ class Sink:
         self.output = output
         self.frames_written = 0
         self._info = info
-        self._codec = formats.CODECS[output.codec]
-        self._container = container_of(output.path)
-        self._raw_pix_fmt, self._raw_depth = _raw_format(output.kind, info.format, self._codec)
+        self._codec = output.encoder
+        self._container = _container(output)
+        self._raw_pix_fmt, self._raw_depth = _raw_format(output, info.format)
+        # What is scaled anyway need not be made even before.
         self._size = info.height, info.width
-        if self._codec.even_sizes:
-            self._size = info.height + info.height % 2, info.width + info.width % 2
+        if output.scale is None:
+            self._size = output_size(output, info)
         if self._size != (info.height, info.width):
             logger.warning(
                 "%s: %dx%d is odd, which %s cannot store: one row or column is repeated",
@@ -212,12 +487,27 @@ class Sink:
                 info.height,
                 output.codec,
             )
-        self._part = _part_file(output.path)
+        if output.codec == "gif" and (output.frame_rate or info.frame_rate) > _FASTEST_GIF:
+            logger.warning(
+                "%s: browsers play a GIF of more than %d frames a second slowly; --fps 25 helps",
+                output.path,
+                _FASTEST_GIF,
+            )
+        self._folder: pngs.Folder | None = None
+        if output.is_sequence and not info.is_image:
+            self._container = formats.SEQUENCE
+            self._folder = pngs.Folder(output.path)
+        self._part = self._folder.path if self._folder else _part_file(output.path)
+        is_archive = output.suffix == ".zip"
+        self._archive: pngs.Archive | None = None
         try:
             arguments = self._arguments(window, background)
-            self._process = ff.Process(arguments, writes=True)
+            self._process = ff.Process(arguments, writes=True, reads=is_archive)
+            if is_archive:
+                self._archive = pngs.Archive(self._process, self._part, output.path.stem)
+                self._archived = Prefetch(self._archive, 1, "archive")
         except BaseException as error:
-            self._part.unlink(missing_ok=True)
+            self._remove_part()
             if isinstance(error, FFmpegError):
                 raise EncodeError(error.message, path=output.path, hint=error.hint) from error
             raise
@@ -284,7 +574,7 @@ class Sink:
     def _arguments(
         self, window: audio.Window, background: audio.BackgroundSound | None
     ) -> list[str]:
-        info, output, codec = self._info, self.output, self._codec
+        info, output = self._info, self.output
         is_file = not info.is_image and info.sequence is None
         has_clock = is_file and self._container.audio_encoder is not None
         subtitles = _subtitles(info, self._container) if has_clock else []
@@ -297,21 +587,11 @@ class Sink:
             or subtitles
             or (has_clock and info.has_chapters)
         ):
-            first_frame = ceil(window.start_s * info.frame_rate)
-        first_frame_s = first_frame / info.frame_rate
-        height, width = self._size
-        raw_options: dict[str, object] = {
-            "format": "rawvideo",
-            "pix_fmt": self._raw_pix_fmt,
-            "s": f"{width}x{height}",
-            "framerate": str(info.frame_rate),
-        }
-        if first_frame:
-            raw_options["itsoffset"] = seconds(first_frame_s)
-        video = _stored(ffmpeg.input("pipe:0", **raw_options), output, codec, info)
+            first_frame = ceil(window.start_s * (output.frame_rate or info.frame_rate))
+        first_frame_s = first_frame / (output.frame_rate or info.frame_rate)
         sound = audio.tracks(info, self._container, output.sound, window, background, first_frame_s)
-        streams = [video, *(track.node for track in sound)]
-        options = self._video_options() | audio.encoder_options(sound)
+        streams = [self._pictures(first_frame_s), *(track.node for track in sound)]
+        options = self._video_options() | self._timecode(window) | audio.encoder_options(sound)
         companion: Any = None
         if has_clock:
             if window.is_trimmed:
@@ -326,10 +606,51 @@ class Sink:
             streams += [companion[str(index)] for index, _ in subtitles]
             for number, (_, subtitle_codec) in enumerate(subtitles):
                 options[f"c:s:{number}"] = subtitle_codec
-        arguments = ffmpeg.output(*streams, ff.file_url(self._part), **options).get_args()
+        arguments = ffmpeg.output(*streams, self._url(), **options).get_args()
         stated = [(f"a:{n}", track.metadata_of) for n, track in enumerate(sound)]
         stated += [(f"s:{n}", index) for n, (index, _) in enumerate(subtitles)]
-        return ["-y", *self._with_metadata(arguments, companion, stated)]
+        opened = _device_options(self._codec.device)
+        return ["-y", *opened, *self._with_metadata(arguments, companion, stated)]
+
+    def _url(self) -> str:
+        """Return what FFmpeg writes to."""
+        if self.output.suffix == ".zip":
+            return "pipe:1"
+        return self._folder.url if self._folder else ff.file_url(self._part)
+
+    def _pictures(self, first_frame_s: Fraction) -> Any:
+        """Return the node of the video stream, of which the first frame comes at a given time."""
+        info, output = self._info, self.output
+        height, width = self._size
+        options: dict[str, object] = {
+            "format": "rawvideo",
+            "pix_fmt": self._raw_pix_fmt,
+            "s": f"{width}x{height}",
+            "framerate": str(info.frame_rate),
+        }
+        rate = output.frame_rate
+        if first_frame_s and rate is None:
+            options["itsoffset"] = seconds(first_frame_s)
+        node = ffmpeg.input("pipe:0", **options)
+        # Frames that are left out need no conversion, and those that are repeated only one.
+        if rate is not None and rate < info.frame_rate:
+            node = _at_rate(node, rate, first_frame_s)
+        node = _stored(node, output, info)
+        if rate is not None and rate >= info.frame_rate:
+            node = _at_rate(node, rate, first_frame_s)
+        if output.codec == "gif" and output.kind != "matte":
+            node = _with_palette(node)
+        return _uploaded(node, self._codec.device)
+
+    def _timecode(self, window: audio.Window) -> dict[str, object]:
+        """Return the option that keeps the clip's time code, which editors read from MOV."""
+        info = self._info
+        if self._container.muxer != "mov" or not info.timecode:
+            return {}
+        first = round((window.start_s - info.start) * info.frame_rate)
+        rate = self.output.frame_rate or info.frame_rate
+        later = timing.later_timecode(info.timecode, first, info.frame_rate, rate)
+        return {} if later is None else {"metadata:s:v:0": f"timecode={later}"}
 
     def _with_metadata(
         self, arguments: list[str], companion: Any, stated: list[tuple[str, int | None]]
@@ -368,37 +689,33 @@ class Sink:
 
     def _video_options(self) -> dict[str, object]:
         output, codec, container, info = self.output, self._codec, self._container, self._info
-        if shows_sdr(output.codec, info, output.kind):
+        if shows_sdr(output, info):
             info = _as_sdr(info)
         options: dict[str, object] = {
-            "c:v": codec.encoder,
             "f": container.muxer,
             "fps_mode": "passthrough",
-            **dict(codec.options),
+            **_encoder_options(output),
             **dict(container.options),
         }
-        if codec.crf is not None:
-            options["crf"] = output.crf if output.crf is not None else codec.crf
-        if codec.preset_option is not None:
-            options[codec.preset_option] = output.preset or codec.preset
+        stored_name = _stored_name(output, info.format)
+        stored, _ = formats.working_format(stored_name)
         if codec.tag is not None and container.muxer in ("mp4", "mov"):
             options["tag:v"] = codec.tag
         if codec.encoder == "ffv1":
-            options["slices"] = _ffv1_slices(self._size, info.format)
+            size = self._size if output.scale is None else output_size(output, info)
+            options["slices"] = _ffv1_slices(size, stored)
         if codec.encoder == "prores_ks":
-            is_444 = "444" in formats.stored_pix_fmt(codec, info.format, output.kind)
-            options["profile:v"] = "4444" if is_444 else "hq"
+            options["profile:v"] = "4444" if "444" in stored_name else "hq"
             if output.kind == "alpha":
                 options["alpha_bits"] = 16
         if output.kind == "alpha" and codec.encoder == "libvpx-vp9":
             options["metadata:s:v:0"] = "alpha_mode=1"
         location = info.format.chroma_location
-        stored, _ = formats.working_format(formats.stored_pix_fmt(codec, info.format, output.kind))
         is_420 = _subsampling(stored) == _subsampling(info.format) == (1, 1)
         if is_420 and location != "left" and output.kind != "matte":
             options["chroma_sample_location"] = location
         _, stored_colour = _colours(codec, info, output.kind, to_rgb=stored.is_rgb)
-        if stored_colour.range == "pc" and not info.is_image:
+        if stored_colour.range == "pc" and not info.is_image and codec.is_tagged:
             # FFmpeg 9 converts to limited range for FFV1 unless the encoder is told as well.
             options["color_range"] = "pc"
         if info.is_image:
@@ -420,23 +737,65 @@ class Sink:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            with self._process:
-                if exc_type is None:
-                    self._finish()
+            if exc_type is None:
+                self.finish()
+                self.publish()
         finally:
-            self._part.unlink(missing_ok=True)
+            self.discard()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait until the part file is whole.
+
+        Raises:
+            EncodeError: No frame was written, or FFmpeg failed.
+        """
         if not self.frames_written:
             raise EncodeError("no frame was written", path=self.output.path)
         try:
             self._process.close_stdin()
+            if self._archive is not None:
+                next(self._archived)
             status = self._wait()
-        except (BrokenPipeError, FFmpegError) as error:
+        except (OSError, FFmpegError) as error:
             raise self._failure(error) from error
         if status:
             raise self._failure(None)
-        _publish(self._part, self.output)
+
+    def publish(self) -> None:
+        """Give what :meth:`finish` completed its final name.
+
+        Raises:
+            OutputError: The name was taken meanwhile, or cannot be given.
+        """
+        if self._folder is not None:
+            self._folder.publish(self.output.overwrite)
+        else:
+            take_name(self._part, self.output.path, self.output.overwrite)
+
+    def retract(self) -> None:
+        """Take the name away again that :meth:`publish` gave, unless it replaced an older file."""
+        if self.output.overwrite:
+            return
+        if self._folder is not None:
+            self._folder.retract()
+        else:
+            self.output.path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """End FFmpeg if it still runs, and remove what is still under a part's name."""
+        try:
+            with self._process:
+                self._process.kill()
+                if self._archive is not None:
+                    self._archived.close()
+        finally:
+            self._remove_part()
+
+    def _remove_part(self) -> None:
+        if self._folder is not None:
+            self._folder.discard()
+        else:
+            self._part.unlink(missing_ok=True)
 
     def _wait(self) -> int:
         """Wait for FFmpeg's end and return its status, for as long as it goes on writing.
@@ -456,6 +815,8 @@ class Sink:
     def _failure(self, error: Exception | None) -> EncodeError:
         if isinstance(error, FFmpegError):
             cause = error.message
+        elif self._archive is not None and self._archive.error is not None:
+            cause = self._archive.error.strerror or str(self._archive.error)
         else:
             try:
                 self._process.wait(10)
@@ -473,6 +834,90 @@ class Sink:
             returncode=self._process.returncode,
             stderr_tail=tuple(self._process.tail),
         )
+
+
+class Sinks:
+    """Several outputs of the same frames, of which all are made or none.
+
+    A context manager, as :class:`Sink` is. No file gets its name before all are whole. Should
+    one then not get it, those that did lose theirs again; only what replaced an older file
+    stays, since that one is gone.
+
+    Args:
+        outputs: What to write.
+        info: The clip that the frames, the sound and the tags come from.
+        window: The part of the clip that is used.
+        background: The background's sound, if it has any.
+
+    Raises:
+        OutputError: A part file cannot be made.
+        EncodeError: FFmpeg cannot be started.
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[Output],
+        info: VideoInfo,
+        window: audio.Window,
+        background: audio.BackgroundSound | None = None,
+    ) -> None:
+        self._sinks: list[Sink] = []
+        try:
+            for output in outputs:
+                self._sinks.append(Sink(output, info, window, background))
+        except BaseException:
+            self._discard()
+            raise
+
+    @property
+    def frames_written(self) -> int:
+        """Frames that all outputs have got."""
+        return min(sink.frames_written for sink in self._sinks)
+
+    def write(self, shown: Sequence[tuple[Planes | None, Plane | None]]) -> None:
+        """Write a batch of frames.
+
+        Args:
+            shown: Of each output, what :meth:`Sink.write` takes.
+
+        Raises:
+            EncodeError: An FFmpeg ended early.
+        """
+        for sink, (planes, alpha) in zip(self._sinks, shown, strict=True):
+            sink.write(planes, alpha)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if exc_type is None:
+                for sink in self._sinks:
+                    sink.finish()
+                self._publish()
+        finally:
+            self._discard()
+
+    def _publish(self) -> None:
+        named: list[Sink] = []
+        try:
+            for sink in self._sinks:
+                sink.publish()
+                named.append(sink)
+        except BaseException:
+            for sink in named:
+                sink.retract()
+            raise
+
+    def _discard(self) -> None:
+        with ExitStack() as cleanup:
+            for sink in self._sinks:
+                cleanup.callback(sink.discard)
 
 
 def _mastering_options(encoder: str, info: VideoInfo) -> dict[str, str]:
@@ -538,21 +983,36 @@ def _is_covered(length: int, parts: int, shift: int) -> bool:
     return length >= 8 * parts and all(map(operator.ge, ends, wanted))
 
 
-def _raw_format(kind: str, plane_format: PlaneFormat, codec: formats.Codec) -> tuple[str, int]:
+def _container(output: Output) -> formats.Container:
+    """Return the file format of an output, with what its codec changes about it."""
+    container = container_of(output.path, output.container)
+    editors_sound = output.encoder.audio_encoder
+    if container.muxer == "mov" and editors_sound is not None:
+        container = replace(container, audio_encoder=editors_sound)
+    return container
+
+
+def _stored_name(output: Output, plane_format: PlaneFormat) -> str:
+    """Return the pix_fmt in which an output is stored."""
+    if output.pix_fmt is not None:
+        return output.pix_fmt
+    return formats.stored_pix_fmt(output.encoder, plane_format, output.kind)
+
+
+def _raw_format(output: Output, plane_format: PlaneFormat) -> tuple[str, int]:
     """Return the pix_fmt that goes down the pipe, and its depth."""
-    if kind == "composite":
+    if output.kind == "composite":
         return plane_format.pix_fmt, plane_format.depth
-    depth = _stored_depth(codec, plane_format, kind)
-    if kind == "matte":
+    depth = _depth_of(_stored_name(output, plane_format))
+    if output.kind == "matte":
         return formats.pix_fmt_name("gray", depth), depth
     # swscale makes alpha deeper by a bare shift, after which opaque is no longer opaque: where
     # the codec's alpha is deeper than the clip, we make it so.
     return formats.alpha_layout(replace(plane_format, depth=max(plane_format.depth, depth)))
 
 
-def _stored_depth(codec: formats.Codec, plane_format: PlaneFormat, kind: str) -> int:
-    stored = formats.stored_pix_fmt(codec, plane_format, kind)
-    return formats.working_format(stored)[0].depth
+def _depth_of(pix_fmt: str) -> int:
+    return formats.working_format(pix_fmt)[0].depth
 
 
 def _grown(plane: Plane, size: tuple[int, int]) -> Plane:
@@ -587,14 +1047,39 @@ def _rescaled(alpha: Plane, depth: int) -> Plane:
     return scaled.astype(np.uint8) if depth == 8 else scaled.astype(np.uint16)
 
 
-def _stored(node: Any, output: Output, codec: formats.Codec, info: VideoInfo) -> Any:
+def _at_rate(node: Any, rate: Fraction, first_frame_s: Fraction) -> Any:
+    """Repeat and drop frames by time, and let the first come at a given time.
+
+    Args:
+        node: The frames, from time 0 on.
+        rate: Frames a second.
+        first_frame_s: A whole number of frames at that rate, in seconds.
+    """
+    node = node.filter("fps", str(rate), round="near", eof_action="round")
+    later = first_frame_s * rate
+    return node.filter("setpts", f"PTS+{later}") if later else node
+
+
+def _with_palette(node: Any) -> Any:
+    """Bring frames to 256 colours each, one of them clear.
+
+    A palette for each frame needs no more than that frame; one for all would need them all.
+    """
+    both = node.split()
+    palette = both[0].filter("palettegen", stats_mode="single", reserve_transparent=1)
+    return ffmpeg.filter(
+        [both[1], palette], "paletteuse", new=1, alpha_threshold=128, dither="bayer", bayer_scale=4
+    )
+
+
+def _stored(node: Any, output: Output, info: VideoInfo) -> Any:
     """Convert raw frames to what the codec stores, and tag them."""
-    kind = output.kind
-    raw_name, _ = _raw_format(kind, info.format, codec)
-    if shows_sdr(output.codec, info, kind):
+    kind, codec = output.kind, output.encoder
+    raw_name, _ = _raw_format(output, info.format)
+    if shows_sdr(output, info):
         node, info = _tone_mapped(node, raw_name, info)
-        raw_name, _ = _raw_format(kind, info.format, codec)
-    stored_name = formats.stored_pix_fmt(codec, info.format, kind)
+        raw_name, _ = _raw_format(output, info.format)
+    stored_name = _stored_name(output, info.format)
     raw, stored = (formats.working_format(name)[0] for name in (raw_name, stored_name))
     before, after = _colours(codec, info, kind, to_rgb=stored.is_rgb)
     flags = f"bicubic+{ff.EXACT_FLAGS}"
@@ -610,13 +1095,27 @@ def _stored(node: Any, output: Output, codec: formats.Codec, info: VideoInfo) ->
         convert |= {"in_h_chr_pos": h, "in_v_chr_pos": v}
         h, v = formats.chroma_position(stored, location if keeps_chroma else "left")
         convert |= {"out_h_chr_pos": h, "out_v_chr_pos": v}
-    if _depth_falls(info, codec, kind):
+    if kind != "matte" and _depth_of(stored_name) < info.format.depth:
         convert["sws_dither"] = "bayer"
-    if raw_name != stored_name or (before.range, before.matrix) != (after.range, after.matrix):
+    is_scaled = False
+    if output.scale is not None:
+        height, width = output_size(output, info)
+        is_scaled = (height, width) != (info.height, info.width)
+        convert |= {"w": width, "h": height}
+    if (
+        is_scaled
+        or raw_name != stored_name
+        or (before.range, before.matrix) != (after.range, after.matrix)
+    ):
         node = node.filter("scale", flags=flags, **convert).filter("format", stored_name)
-    if not info.is_image:
+    if not info.is_image and codec.is_tagged:
         spread = info.colour.range if after.range == before.range else after.range
         tags = after if raw.is_rgb or kind == "matte" else replace(info.colour, range=spread)
+        if stored.is_rgb:
+            tags = replace(tags, matrix="gbr", range="pc")
+        elif is_scaled and tags.matrix == "unknown" and kind != "matte":
+            # Left untagged, another size might be taken for another matrix.
+            tags = replace(tags, matrix=after.matrix)
         node = node.filter(
             "setparams",
             range={"tv": "limited", "pc": "full"}.get(tags.range, "unknown"),
@@ -624,7 +1123,7 @@ def _stored(node: Any, output: Output, codec: formats.Codec, info: VideoInfo) ->
             color_primaries=tags.primaries,
             color_trc=tags.transfer,
         )
-    sar = info.sar
+    sar = _output_sar(output, info)
     largest = max(sar.numerator, sar.denominator)
     return node.filter("setsar", f"{sar.numerator}/{sar.denominator}", max=largest)
 
@@ -653,17 +1152,13 @@ def _subsampling(plane_format: PlaneFormat) -> tuple[int, int]:
     return plane_format.log2_chroma_w, plane_format.log2_chroma_h
 
 
-def _depth_falls(info: VideoInfo, codec: formats.Codec, kind: str) -> bool:
-    return kind != "matte" and _stored_depth(codec, info.format, kind) < info.format.depth
-
-
-def shows_sdr(codec_name: str, info: VideoInfo, kind: str) -> bool:
+def shows_sdr(output: Output, info: VideoInfo) -> bool:
     """Say whether an output shows an HDR clip as SDR: a picture, or a codec of 8 bits."""
-    if kind == "matte" or light.light_of(info.colour) == "sdr":
+    if output.kind == "matte" or light.light_of(info.colour) == "sdr":
         return False
     deep = replace(info.format, depth=max(10, info.format.depth))
     # Hardly any viewer knows what HDR in a picture means.
-    return info.is_image or _stored_depth(formats.CODECS[codec_name], deep, kind) == 8
+    return info.is_image or _depth_of(_stored_name(output, deep)) == 8
 
 
 def _tone_mapped(node: Any, pix_fmt: str, info: VideoInfo) -> tuple[Any, VideoInfo]:
@@ -698,9 +1193,10 @@ def _as_sdr(info: VideoInfo) -> VideoInfo:
     return replace(info, format=formats.working_format("gbrp16le")[0], colour=light.SDR)
 
 
-def keeps_depth(codec_name: str, info: VideoInfo, kind: str) -> bool:
-    """Say whether a codec stores all bits of the clip's samples."""
-    return not _depth_falls(info, formats.CODECS[codec_name], kind)
+def keeps_depth(output: Output, info: VideoInfo) -> bool:
+    """Say whether an output has all bits of the clip's samples; a matte has none of them."""
+    stored = _stored_name(output, info.format)
+    return output.kind == "matte" or _depth_of(stored) >= info.format.depth
 
 
 def _subtitles(info: VideoInfo, container: formats.Container) -> list[tuple[int, str]]:
@@ -730,23 +1226,3 @@ def _part_file(path: Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
     return part
-
-
-def _publish(part: Path, output: Output) -> None:
-    """Give a finished file its final name; an existing one is replaced only if asked."""
-    try:
-        if output.overwrite:
-            part.replace(output.path)
-            return
-        try:
-            os.link(part, output.path)  # fails where the name is taken: no gap to lose a race in
-        except FileExistsError:
-            raise OutputError(
-                "appeared while the job ran", path=output.path, hint="Use -y to overwrite it"
-            ) from None
-        except OSError:  # a file system without hard links
-            if output.path.exists():
-                raise OutputError("appeared while the job ran", path=output.path) from None
-            part.rename(output.path)
-    except OSError as error:
-        raise OutputError(f"cannot be named ({error.strerror})", path=output.path) from error

@@ -5,7 +5,7 @@ Importing this module is cheap: the command line takes its choices from the tabl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vidbg.frames import PlaneFormat
 
@@ -171,6 +171,8 @@ class Codec:
         encoder: FFmpeg's encoder.
         options: Fixed encoder options.
         crf: Default constant quality, or None where quality is not chosen that way.
+        quality: The encoder options that --crf sets.
+        constant: Encoder options that go with constant quality, not with a bit rate.
         crf_range: Lowest (best) and highest --crf.
         preset_option: The encoder option that --preset sets, or None.
         preset: Default preset.
@@ -178,6 +180,15 @@ class Codec:
         depths: Bit depths it stores, or () for the source's own, whatever it is.
         families: pix_fmt families it stores, plainest first; () for the source's own.
         alpha_family: The family it stores with alpha, or None; "" for the source's own.
+        pix_fmts: What --pix-fmt offers without alpha, grey ones last; () for the families at
+            the depths.
+        alpha_pix_fmts: What it offers with alpha; () for the default alone.
+        straight_only: Why its alpha cannot be premultiplied; "" where it can.
+        audio_encoder: What goes beside it in MOV where sound cannot be copied, or None for the
+            container's own.
+        is_tagged: Its files say what their colours mean, as video does.
+        device: The kind of hardware that frames are uploaded to first, or None.
+        is_semi_planar: The encoder takes the two chroma planes of 4:2:0 as one.
         even_sizes: Width and height must be even.
         has_full_range: Its files can say that Y'CbCr is full range; else it is stored limited.
         tag: Four-character code for MP4 and MOV where FFmpeg's default plays less widely.
@@ -187,12 +198,21 @@ class Codec:
     options: tuple[tuple[str, str], ...] = ()
     crf: int | None = None
     crf_range: tuple[int, int] = (0, 63)
+    quality: tuple[str, ...] = ("crf",)
+    constant: tuple[tuple[str, str], ...] = ()
     preset_option: str | None = None
     preset: str | None = None
     presets: tuple[str, ...] = ()
     depths: tuple[int, ...] = (8,)
     families: tuple[str, ...] = ("yuv420p",)
     alpha_family: str | None = None
+    pix_fmts: tuple[str, ...] = ()
+    alpha_pix_fmts: tuple[str, ...] = ()
+    straight_only: str = ""
+    audio_encoder: str | None = None
+    is_tagged: bool = True
+    device: str | None = None
+    is_semi_planar: bool = False
     even_sizes: bool = False
     has_full_range: bool = True
     tag: str | None = None
@@ -210,10 +230,20 @@ _X26X_PRESETS = (
     "veryslow",
 )
 
+
+def _deep(families: tuple[str, ...], depths: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(pix_fmt_name(family, depth) for depth in depths for family in families)
+
+
+_YUV = ("yuv420p", "yuv422p", "yuv444p")
+_STRAIGHT_PNG = "its specification wants straight alpha"
+_PNG_PIX_FMTS = ("rgb24", "rgb48be", "gray", "gray16be")
+
 CODECS: dict[str, Codec] = {
     "h264": Codec(
         "libx264",
         crf=19,
+        pix_fmts=(*_deep(_YUV, (8, 10)), *_deep(("gray",), (8, 10))),
         crf_range=(0, 51),
         preset_option="preset",
         preset="veryfast",
@@ -223,6 +253,7 @@ CODECS: dict[str, Codec] = {
     "hevc": Codec(
         "libx265",
         options=(("x265-params", "log-level=error"),),
+        pix_fmts=(*_deep((*_YUV, "gbrp"), (8, 10, 12)), *_deep(("gray",), (8, 10, 12))),
         crf=22,
         crf_range=(0, 51),
         preset_option="preset",
@@ -244,7 +275,10 @@ CODECS: dict[str, Codec] = {
     "vp9": Codec(
         "libvpx-vp9",
         # b:v 0 makes crf mean constant quality; alternate reference frames break alpha.
-        options=(("b:v", "0"), ("row-mt", "1"), ("deadline", "good"), ("auto-alt-ref", "0")),
+        options=(("row-mt", "1"), ("deadline", "good"), ("auto-alt-ref", "0")),
+        constant=(("b:v", "0"),),
+        pix_fmts=_deep((*_YUV, "yuv440p", "gbrp"), (8, 10, 12)),
+        straight_only="browsers take it as straight",
         crf=28,
         preset_option="cpu-used",
         preset="5",
@@ -256,11 +290,18 @@ CODECS: dict[str, Codec] = {
     "prores": Codec(
         "prores_ks",
         options=(("vendor", "apl0"),),
+        audio_encoder="pcm_s24le",
         depths=(10,),
         families=("yuv422p", "yuv444p"),
         alpha_family="yuva444p",
         # Neither the bitstream nor MOV has a flag for the range; readers take it as limited.
         has_full_range=False,
+    ),
+    "qtrle": Codec(
+        "qtrle",
+        families=("rgb",),
+        alpha_family="argb",
+        audio_encoder="pcm_s24le",
     ),
     "ffv1": Codec(
         "ffv1",
@@ -268,11 +309,121 @@ CODECS: dict[str, Codec] = {
         depths=(),
         families=(),
         alpha_family="",
+        pix_fmts=(
+            *(pix_fmt_name(family, n) for family, depths in _PLAIN_DEPTHS.items() for n in depths),
+            *_deep(("gray",), (8, 9, 10, 12, 16)),  # 14 is newer than FFmpeg 5.1
+        ),
+        alpha_pix_fmts=tuple(
+            pix_fmt_name(family, n) for family, depths in _ALPHA_DEPTHS.items() for n in depths
+        ),
     ),
-    "png": Codec("png", depths=(8, 16), families=("rgb",), alpha_family="rgba"),
-    "jpeg": Codec("mjpeg", options=(("q:v", "2"), ("huffman", "optimal")), families=("yuv444p",)),
+    "png": Codec(
+        "png",
+        depths=(8, 16),
+        families=("rgb",),
+        alpha_family="rgba",
+        pix_fmts=_PNG_PIX_FMTS,
+        alpha_pix_fmts=("rgba", "rgba64be"),
+        straight_only=_STRAIGHT_PNG,
+        is_tagged=False,
+    ),
+    "apng": Codec(
+        "apng",
+        depths=(8, 16),
+        families=("rgb",),
+        alpha_family="rgba",
+        pix_fmts=_PNG_PIX_FMTS,
+        alpha_pix_fmts=("rgba", "rgba64be"),
+        straight_only=_STRAIGHT_PNG,
+        is_tagged=False,
+    ),
+    "webp": Codec(
+        "libwebp_anim",
+        options=(("quality", "85"),),
+        # libwebp makes its own Y'CbCr: it knows of one matrix and range only.
+        families=("rgb",),
+        alpha_family="bgra",
+        straight_only="its specification wants straight alpha",
+        is_tagged=False,
+    ),
+    "gif": Codec(
+        "gif",
+        # Cropped to what is opaque, a last column that is so in the last row alone gets lost.
+        options=(("gifflags", "-offsetting"),),
+        families=("rgb",),
+        alpha_family="rgba",
+        straight_only="its pixels are either clear or opaque",
+        is_tagged=False,
+    ),
+    "jpeg": Codec(
+        "mjpeg",
+        options=(("q:v", "2"), ("huffman", "optimal")),
+        families=("yuv444p",),
+        is_tagged=False,
+    ),
 }
-VIDEO_CODECS = ("h264", "hevc", "av1", "vp9", "prores", "ffv1")
+VIDEO_CODECS = ("h264", "hevc", "av1", "vp9", "prores", "qtrle", "ffv1")
+# Why a codec cannot have transparency at all.
+NO_ALPHA = {
+    "h264": "H.264 has no transparency that players show",
+    "hevc": "HEVC's transparency is an extension that few programs read",
+    "av1": "no video format carries AV1 with transparency, only pictures (AVIF) do",
+}
+
+
+def _hardware(family: str) -> dict[str, Codec]:
+    """Return the encoders of one kind of hardware, by FFmpeg's names."""
+    found = {}
+    for codec, depths in (("h264", (8,)), ("hevc", (8, 10)), ("av1", (8, 10))):
+        plain = Codec(
+            f"{codec}_{family}",
+            crf=CODECS[codec].crf,
+            crf_range=(0, 51),
+            depths=depths,
+            even_sizes=True,
+            tag=CODECS[codec].tag,
+        )
+        how: dict[str, Codec] = {
+            "nvenc": replace(
+                plain,
+                quality=("cq",),
+                constant=(("rc", "vbr"), ("b:v", "0")),
+                preset_option="preset",
+                preset="p4",
+                presets=tuple(f"p{n}" for n in range(1, 8)),
+            ),
+            # Constant quality needs Apple's own processors; the others fail, which says so.
+            "videotoolbox": replace(plain, crf=None, constant=(("q:v", "65"),)),
+            "qsv": replace(plain, quality=("global_quality",), is_semi_planar=True),
+            "amf": replace(
+                plain,
+                quality=("qp_i", "qp_p"),
+                constant=(("rc", "cqp"),),
+                is_semi_planar=True,
+            ),
+            "vaapi": replace(
+                plain,
+                quality=("qp",),
+                constant=(("rc_mode", "CQP"),),
+                is_semi_planar=True,
+                device="vaapi",
+            ),
+        }
+        found[plain.encoder] = how[family]
+    return found
+
+
+HARDWARE: dict[str, Codec] = {
+    name: codec
+    for family in ("nvenc", "videotoolbox", "qsv", "amf", "vaapi")
+    for name, codec in _hardware(family).items()
+    if name != "av1_videotoolbox"
+}
+
+
+def hardware_for(codec_name: str) -> tuple[str, ...]:
+    """Return the hardware encoders of a codec, in the order in which they are tried."""
+    return tuple(name for name in HARDWARE if name.partition("_")[0] == codec_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +500,8 @@ _MKV_AUDIO = frozenset(
     }
 )
 _MP4_OPTIONS = (("movflags", "+faststart"),)
+# Three times as fast as the default, and a sixth larger.
+_PNG_OF_MANY = (("compression_level", "3"), ("pred", "up"))
 
 CONTAINERS: dict[str, Container] = {
     ".mp4": Container(
@@ -364,8 +517,8 @@ CONTAINERS: dict[str, Container] = {
     ),
     ".mov": Container(
         muxer="mov",
-        codecs=("h264", "hevc", "prores"),
-        alpha_codecs=("prores",),
+        codecs=("h264", "hevc", "prores", "qtrle"),
+        alpha_codecs=("prores", "qtrle"),
         matte_codec="h264",
         audio_copied=_MOV_AUDIO | _PCM,
         audio_encoder="aac",
@@ -407,9 +560,15 @@ CONTAINERS: dict[str, Container] = {
         subtitles_copied=frozenset({"webvtt"}),
         has_chapters=True,
     ),
+    ".gif": Container("gif", ("gif",), ("gif",), "gif", options=(("loop", "0"),)),
+    ".webp": Container("webp", ("webp",), ("webp",), "webp", options=(("loop", "0"),)),
+    ".apng": Container("apng", ("apng",), ("apng",), "apng", options=(("plays", "0"),)),
+    ".zip": Container("image2pipe", ("png",), ("png",), "png", options=_PNG_OF_MANY),
     ".png": Container("image2", ("png",), ("png",), "png", options=(("update", "1"),)),
     ".jpg": Container("image2", ("jpeg",), (), "jpeg", options=(("update", "1"),)),
 }
+# A clip as numbered pictures, where .png alone is one picture.
+SEQUENCE = Container("image2", ("png",), ("png",), "png", options=_PNG_OF_MANY)
 CONTAINERS[".m4v"] = CONTAINERS[".mp4"]
 CONTAINERS[".jpeg"] = CONTAINERS[".jpg"]
 
@@ -425,22 +584,57 @@ def stored_pix_fmt(codec: Codec, plane_format: PlaneFormat, kind: str) -> str:
     if kind == "matte":
         if not codec.families:
             return "gray" if plane_format.depth == 8 else "gray16le"
+        if codec.encoder in ("qtrle", "libwebp_anim"):  # grey is not, or not widely, known there
+            return "rgb24"
         if codec.families[0] == "rgb":
-            return "gray" if plane_format.depth == 8 else "gray16be"
-        return pix_fmt_name(codec.families[0], _depth(codec.depths, plane_format.depth))
+            return "gray16be" if _depth(codec.depths, plane_format.depth) > 8 else "gray"
+        depth = _depth(codec.depths, plane_format.depth)
+        if codec.is_semi_planar:
+            return {8: "nv12", 10: "p010le"}[depth]
+        return pix_fmt_name(codec.families[0], depth)
     if not codec.families:
         return alpha_layout(plane_format)[0] if kind == "alpha" else plane_format.pix_fmt
     depth = _depth(codec.depths, plane_format.depth)
     if codec.families[0] == "rgb":
-        names = {8: "rgb24", 16: "rgb48be"} if kind == "composite" else {8: "rgba", 16: "rgba64be"}
-        return names[depth]
+        if kind == "composite":
+            return {8: "rgb24", 16: "rgb48be"}[depth]
+        return {8: codec.alpha_family or "", 16: "rgba64be"}[depth]
     if kind == "alpha":
         family = codec.alpha_family or ""
         # VP9 has alpha beside 4:2:0 of 8 bits only.
         return pix_fmt_name(family, 8 if family == "yuva420p" else depth)
+    if codec.is_semi_planar:
+        return {8: "nv12", 10: "p010le"}[depth]
     is_full_chroma = plane_format.log2_chroma_w == 0
     family = codec.families[-1] if is_full_chroma else codec.families[0]
     return pix_fmt_name(family, depth)
+
+
+def pix_fmts_for(codec: Codec, kind: str) -> tuple[str, ...]:
+    """Return the pix_fmts in which a codec can store an output of a kind, as --pix-fmt names them.
+
+    Args:
+        codec: The codec.
+        kind: "composite" (no grey ones), "alpha" or "matte" (grey, or Y'CbCr with grey in it).
+    """
+    if kind == "alpha":
+        if codec.alpha_pix_fmts:
+            return codec.alpha_pix_fmts
+        if codec.alpha_family is None:
+            return ()
+        family = codec.alpha_family
+        depths = (8,) if family in ("yuva420p", "argb", "bgra", "rgba") else codec.depths
+        return tuple(pix_fmt_name(family, depth) for depth in depths)
+    if codec.is_semi_planar:
+        offered: tuple[str, ...] = ("nv12", "p010le")[: len(codec.depths)]
+    elif codec.families == ("rgb",) and not codec.pix_fmts:
+        offered = ("rgb24",)
+    else:
+        offered = codec.pix_fmts or _deep(codec.families, codec.depths)
+    if kind == "composite":
+        return tuple(name for name in offered if not is_grey(name))
+    grey = tuple(name for name in offered if not name.startswith(("gbr", "rgb")))
+    return grey or offered
 
 
 def scale_matrix(matrix: str) -> str:

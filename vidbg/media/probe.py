@@ -334,7 +334,18 @@ def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
         ),
         has_chapters=bool(container.chapters()),
         mastering=shown.mastering,
+        timecode=_timecode(container),
     )
+
+
+def _timecode(container: InputContainer) -> str:
+    """Return the first time code that the file states, or "" for none."""
+    stated = [container.metadata, *(stream.metadata for stream in container.streams)]
+    for tags in stated:
+        for name, value in tags.items():
+            if name.lower() == "timecode" and timing.is_timecode(value):
+                return value
+    return ""
 
 
 def _timing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import ceil, floor
@@ -27,6 +28,7 @@ _MIN_STAMPS_FOR_MEAN = 12
 # Time stamps of Matroska and WebM are whole milliseconds, those of FLV too; what is typed
 # on a command line is rarely finer.
 _TYPED_TOLERANCE_S = Fraction(1, 2000)
+_TIMECODE = re.compile(r"(\d{2}):(\d{2}):(\d{2})([:;.])(\d{2,3})", re.ASCII)
 
 
 def snap_rate(rate: Fraction) -> Fraction:
@@ -253,6 +255,64 @@ def repeats_and_drops(
     slots = {floor((stamp - stamps[0]) * time_base * rate + _HALF) for stamp in stamps}
     shown = sum(1 for slot in slots if slot < count)
     return count - shown, len(stamps) - shown
+
+
+def is_timecode(text: str) -> bool:
+    """Say whether a text is an SMPTE time code."""
+    return _TIMECODE.fullmatch(text) is not None
+
+
+def later_timecode(
+    timecode: str, frames: int, rate: Fraction, new_rate: Fraction | None = None
+) -> str | None:
+    """Return the time code of a later frame (SMPTE ST 12-1).
+
+    Time codes count frames at the next whole rate; with drop frame, the first two numbers of
+    each minute but every tenth are left out at 30000/1001 frames a second, four at 60000/1001.
+
+    Args:
+        timecode: Of the first frame, "hh:mm:ss:ff", or "hh:mm:ss;ff" for drop frame.
+        frames: How many frames later.
+        rate: Frames per second that the time code counts.
+        new_rate: Frames per second that the result counts, from the same moment; None for
+            ``rate``.
+
+    Returns:
+        The time code, within a day; None if ``timecode`` has more frames than fit a second.
+    """
+    match = _TIMECODE.fullmatch(timecode)
+    if match is None:
+        raise ValueError(f"{timecode!r} is no time code")
+    hours, minutes, seconds, number = (int(match[n]) for n in (1, 2, 3, 5))
+    nominal = ceil(rate)
+    if number >= nominal or minutes > 59 or seconds > 59:
+        return None
+    dropped = _dropped_a_minute(rate) if match[4] in ";." else 0
+    count = ((hours * 60 + minutes) * 60 + seconds) * nominal + number
+    total_minutes = hours * 60 + minutes
+    count += frames - dropped * (total_minutes - total_minutes // 10)
+    if new_rate is not None and new_rate != rate:
+        count = floor(count / rate * new_rate + _HALF)
+        dropped = _dropped_a_minute(new_rate) if dropped else 0
+        nominal = ceil(new_rate)
+    if dropped:
+        per_ten = nominal * 600 - 9 * dropped
+        tens, rest = divmod(count, per_ten)
+        first_minute = nominal * 60
+        count += 9 * dropped * tens
+        if rest >= first_minute:
+            count += dropped * (1 + (rest - first_minute) // (first_minute - dropped))
+    count %= 24 * 3600 * nominal
+    whole_s, number = divmod(count, nominal)
+    digits = max(2, len(str(nominal - 1)))
+    mark = ";" if dropped else ":"
+    clock = f"{whole_s // 3600:02}:{whole_s // 60 % 60:02}:{whole_s % 60:02}"
+    return f"{clock}{mark}{number:0{digits}}"
+
+
+def _dropped_a_minute(rate: Fraction) -> int:
+    """Return how many frame numbers a minute are left out with drop frame at a rate."""
+    return {Fraction(30000, 1001): 2, Fraction(60000, 1001): 4}.get(rate, 0)
 
 
 def trim_range(
