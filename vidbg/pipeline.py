@@ -21,10 +21,11 @@ from vidbg import composite
 from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
+from vidbg.journal import fingerprint
 from vidbg.matting import chroma, refine
 from vidbg.matting.foreground import estimate_foreground
 from vidbg.matting.spill import colours_around, suppress_spill
-from vidbg.media import audio, background, encode, timing
+from vidbg.media import audio, background, encode, segments, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.probe import check_readable, probe
 from vidbg.prefetch import Prefetch
@@ -75,6 +76,8 @@ class Job:
         feather_px: Pixels over which the matte's edge is softened besides.
         despill: Take the old background's tint off the subject; None for the model's default.
         allow_damaged: Keep what decodes of a damaged clip instead of refusing it.
+        resume: Work in segments, kept in a folder beside the output until all is done, and go
+            on after those that are there from an earlier run. Pictures are not made that way.
 
     Raises:
         ValueError: A choice is none of those above, a length out of its range, the codec has
@@ -105,6 +108,7 @@ class Job:
     feather_px: float = 0.0
     despill: bool | None = None
     allow_damaged: bool = False
+    resume: bool = False
 
     def __post_init__(self) -> None:
         for value, choices in (
@@ -140,12 +144,14 @@ class Progress:
         media_s: Seconds of the clip that they cover.
         seconds: Wall-clock seconds since the first frame was asked for; loading the network
             and fetching its weights come before, and say nothing of how long the rest takes.
+        earlier_frames: Those of ``frames`` that an earlier run made.
     """
 
     frames: int
     total_frames: int | None
     media_s: float
     seconds: float
+    earlier_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,7 @@ class Result:
         frame_rate: Its exact rate.
         seconds: Wall-clock seconds that it took.
         lost_frames: Frames of a damaged source that could not be decoded.
+        earlier_frames: Those of ``frames`` that an earlier run made.
     """
 
     output: Path
@@ -165,6 +172,7 @@ class Result:
     frame_rate: Fraction
     seconds: float
     lost_frames: int
+    earlier_frames: int = 0
 
 
 class Matting(TypedDict, total=False):
@@ -196,6 +204,7 @@ class Options(Matting, total=False):
     bg_start_s: Fraction
     start_s: Fraction | None
     end_s: Fraction | None
+    resume: bool
 
 
 def matte_job(source: str | Path, **options: Unpack[Matting]) -> Job:
@@ -226,57 +235,74 @@ def run(
         on_download: Called with bytes had and bytes in all while weights are fetched.
 
     Raises:
-        VidbgError: The job cannot be done. Nothing is left behind, and what is at the
-            output's name is what was there before.
+        VidbgError: The job cannot be done. Nothing is left behind but the segments of a job
+            with ``resume``, and what is at the output's name is what was there before.
+        Interrupted: So was a job with ``resume``, and there is something to go on with.
     """
     began = time.monotonic()
     info = _checked(job)
     first, stop, total = _frame_range(job, info)
     behind_info = _background_info(job)
     sound = _sound(job, behind_info)
-    if segmenter is None:
-        segmenter = load(job, info, first, stop, on_download=on_download)
-    batch_size = _batch_size(job, segmenter, info)
-    scenery = _scenery(job, info, behind_info, batch_size)
-    strength = _strength(job, segmenter)
-    # What the mattes within a trim depend on outside of it: they are those of the whole clip.
-    lead = min(first, PREROLL_FRAMES) if strength else 0
-    tail = LOOKAHEAD_FRAMES if strength else 0
-    if on_start is not None:
-        on_start(info, total)
-    frames_began = time.monotonic()
+    window = _window(info, first, total)
 
     with ExitStack() as cleanup:
+        work = None
+        if _is_resumable(job):
+            work = cleanup.enter_context(segments.Work((job.output,), _fingerprint(job)))
+        elif job.resume:
+            logger.warning("%s: cannot be made in segments, nor resumed", job.output.path)
+        done = 0 if work is None else work.frames
+        if work is not None and work.is_complete:  # ended while its segments were joined
+            if on_start is not None:
+                on_start(info, total)
+            with segments.SegmentedSinks(work, info, window, sound):
+                pass
+            return _result(job, info, began, done, done)
+        if segmenter is None:
+            segmenter = load(job, info, first, stop, on_download=on_download)
+        batch_size = _batch_size(job, segmenter, info)
+        scenery = _scenery(job, info, behind_info, batch_size, done)
+        strength = _strength(job, segmenter)
+        # What the mattes within a part depend on outside of it: they are those of the whole clip.
+        begin = first + done
+        lead = min(begin, PREROLL_FRAMES) if strength else 0
+        tail = LOOKAHEAD_FRAMES if strength else 0
+        if on_start is not None:
+            on_start(info, total)
+        frames_began = time.monotonic()
         reader = FrameReader(
             info,
             batch_size=batch_size,
-            first=first - lead,
+            first=begin - lead,
             stop=None if stop is None else stop + tail,
             allow_damaged=job.allow_damaged,
         )
         steady = cleanup.enter_context(_matted(job, reader, segmenter))
         if lead or (tail and stop is not None):
-            steady = _within(steady, first, stop, batch_size)
+            steady = _within(steady, begin, stop, batch_size)
         behind = None
         if scenery is not None:
             behind = cleanup.enter_context(Prefetch(scenery, _AHEAD, "background"))
         finished = finisher(job, info, segmenter)
-        window = _window(info, first, total)
-        sink = cleanup.enter_context(encode.Sink(job.output, info, window, sound))
+        sink: encode.Sink | segments.SegmentedSinks
+        if work is None:
+            sink = cleanup.enter_context(encode.Sink(job.output, info, window, sound))
+        else:
+            sink = cleanup.enter_context(segments.SegmentedSinks(work, info, window, sound))
+        if done and on_progress is not None:
+            on_progress(_progress(done, total, info, frames_began, done))
         for batch in steady:
-            sink.write(*finished(batch, behind))
+            if isinstance(sink, encode.Sink):
+                sink.write(*finished(batch, behind))
+            else:
+                sink.write([finished(batch, behind)])
             if on_progress is not None:
-                on_progress(_progress(sink.frames_written, total, info, frames_began))
+                on_progress(_progress(sink.frames_written, total, info, frames_began, done))
             del batch  # or it stays in memory while the next one is made
-        if not sink.frames_written:
+        if sink.frames_written == done:
             raise DecodeError("the clip ends before the requested start", path=info.path)
-    return Result(
-        output=job.output.path,
-        frames=sink.frames_written,
-        frame_rate=info.frame_rate,
-        seconds=time.monotonic() - began,
-        lost_frames=_lost_frames(reader),
-    )
+    return _result(job, info, began, sink.frames_written, done, reader.damage)
 
 
 def read_mattes(
@@ -538,7 +564,8 @@ def _checked(job: Job) -> VideoInfo:
         raise VidbgError("a composite needs a background")
     check_readable(job.source)
     encode.container_of(output.path)
-    encode.check_writable(output.path, job.source, output.overwrite)
+    if not (_is_resumable(job) and _is_made(job)):
+        encode.check_writable(output.path, job.source, output.overwrite)
     info = probe(job.source)
     is_picture = output.path.suffix.lower() in encode.PICTURE_SUFFIXES
     if is_picture != info.is_image:
@@ -564,6 +591,23 @@ def _checked(job: Job) -> VideoInfo:
             output.codec,
         )
     return info
+
+
+def _is_resumable(job: Job) -> bool:
+    """Say whether the job is to be made in segments, and can be."""
+    return job.resume and segments.is_resumable(job.output)
+
+
+def _fingerprint(job: Job) -> str:
+    try:
+        return fingerprint(job)
+    except OSError as error:
+        raise InputError(error.strerror or str(error), path=error.filename) from error
+
+
+def _is_made(job: Job) -> bool:
+    """Say whether the output is there, and an earlier run of this job was ended before it knew."""
+    return job.output.path.exists() and segments.is_published((job.output,), 0, _fingerprint(job))
 
 
 def _frame_range(job: Job, info: VideoInfo) -> tuple[int, int | None, int | None]:
@@ -727,25 +771,37 @@ def _sound(job: Job, behind_info: VideoInfo | None) -> audio.BackgroundSound | N
     )
 
 
-def _progress(frames: int, total: int | None, info: VideoInfo, began: float) -> Progress:
-    return Progress(frames, total, float(frames / info.frame_rate), time.monotonic() - began)
+def _progress(
+    frames: int, total: int | None, info: VideoInfo, began: float, earlier: int
+) -> Progress:
+    seconds = time.monotonic() - began
+    return Progress(frames, total, float(frames / info.frame_rate), seconds, earlier)
 
 
-def _lost_frames(reader: FrameReader) -> int:
+def _result(
+    job: Job, info: VideoInfo, began: float, frames: int, earlier: int, damage: str | None = None
+) -> Result:
+    """Return what was made; say what is missing from it."""
+    seconds = time.monotonic() - began
+    # What an earlier run saw of the damage is not known any more.
+    unseen = earlier > 0 and job.allow_damaged
+    lost = _lost_frames(info, damage) if damage or info.missing_frames or unseen else 0
+    return Result(job.output.path, frames, info.frame_rate, seconds, lost, earlier)
+
+
+def _lost_frames(info: VideoInfo, damage: str | None) -> int:
     """Return how many frames of a damaged clip are missing from the result, and say so."""
-    info = reader.info
-    if not (reader.damage or info.missing_frames):
-        return 0
     promised = promised_frames(info)
     lost = max(info.missing_frames, promised - count_decodable(info))
-    logger.warning(
-        "%s: damaged (%s): %d of %d frames are lost",
-        info.path,
-        reader.damage or "the file is cut short",
-        lost,
-        promised,
-    )
-    return lost
+    if lost or damage:
+        logger.warning(
+            "%s: damaged (%s): %d of %d frames are lost",
+            info.path,
+            damage or ("the file is cut short" if info.missing_frames else "seen earlier"),
+            lost,
+            promised,
+        )
+    return max(0, lost)
 
 
 def replace_background(

@@ -80,6 +80,11 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 )
 @click.option("--crf", type=int, help="Quality; lower is better and larger. H.264: 19.")
 @click.option("--preset", help="Encoder speed, slower is smaller. H.264: veryfast.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Work in segments that outlive a crash or Ctrl-C; given again, go on after those.",
+)
 @matting_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for scripts.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
@@ -182,6 +187,7 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
         bg_start_s=options["bg_start"],
         start_s=options["start"],
         end_s=options["end"],
+        resume=options["resume"],
         **matting,
     )
 

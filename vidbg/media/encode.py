@@ -9,7 +9,9 @@ import os
 import re
 import secrets
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -176,8 +178,11 @@ class Sink:
     Args:
         output: What to write.
         info: The clip that the frames, the sound and the tags come from.
-        window: The part of the clip that is used.
+        window: The part of the clip that is used; None for pictures alone, to be joined with
+            others by :class:`Join`. Those are on the disk for good before they get their name.
         background: The background's sound, if it has any.
+        threads: How many threads encode, where the pictures depend on it; None for FFmpeg's
+            choice.
 
     Raises:
         OutputError: The part file cannot be made.
@@ -188,19 +193,23 @@ class Sink:
         self,
         output: Output,
         info: VideoInfo,
-        window: audio.Window,
+        window: audio.Window | None,
         background: audio.BackgroundSound | None = None,
+        *,
+        threads: int | None = None,
     ) -> None:
         self.output = output
         self.frames_written = 0
         self._info = info
         self._codec = formats.CODECS[output.codec]
         self._container = container_of(output.path)
+        self._is_segment = window is None
+        self._threads = threads
         self._raw_pix_fmt, self._raw_depth = _raw_format(output.kind, info.format, self._codec)
         self._size = info.height, info.width
         if self._codec.even_sizes:
             self._size = info.height + info.height % 2, info.width + info.width % 2
-        if self._size != (info.height, info.width):
+        if self._size != (info.height, info.width) and not self._is_segment:
             logger.warning(
                 "%s: %dx%d is odd, which %s cannot store: one row or column is repeated",
                 info.path,
@@ -208,10 +217,10 @@ class Sink:
                 info.height,
                 output.codec,
             )
-        self._part = _part_file(output.path)
+        self._part = self._new_part()
         try:
             arguments = self._arguments(window, background)
-            self._process = ff.Process(arguments, writes=True)
+            self._process = ff.Process(arguments, writes=True, folder=self._folder())
         except BaseException as error:
             self._part.unlink(missing_ok=True)
             if isinstance(error, FFmpegError):
@@ -278,9 +287,13 @@ class Sink:
         return wide[:, : self._info.height, : self._info.width]
 
     def _arguments(
-        self, window: audio.Window, background: audio.BackgroundSound | None
+        self, window: audio.Window | None, background: audio.BackgroundSound | None
     ) -> list[str]:
-        info, output, codec = self._info, self.output, self._codec
+        info, output = self._info, self.output
+        if window is None:
+            options = self._video_options()
+            streams = [self._pictures(Fraction(0))]
+            return ["-y", *ffmpeg.output(*streams, ff.file_url(self._part), **options).get_args()]
         has_clock = not info.is_image and self._container.audio_encoder is not None
         subtitles = _subtitles(info, self._container) if has_clock else []
         # Raw video has no time stamps but the frames' numbers. Where something else of the clip
@@ -294,18 +307,8 @@ class Sink:
         ):
             first_frame = ceil(window.start_s * info.frame_rate)
         first_frame_s = first_frame / info.frame_rate
-        height, width = self._size
-        raw_options: dict[str, object] = {
-            "format": "rawvideo",
-            "pix_fmt": self._raw_pix_fmt,
-            "s": f"{width}x{height}",
-            "framerate": str(info.frame_rate),
-        }
-        if first_frame:
-            raw_options["itsoffset"] = seconds(first_frame_s)
-        video = _stored(ffmpeg.input("pipe:0", **raw_options), output, codec, info)
         sound = audio.tracks(info, self._container, output.sound, window, background, first_frame_s)
-        streams = [video, *(track.node for track in sound)]
+        streams = [self._pictures(first_frame_s), *(track.node for track in sound)]
         options = self._video_options() | audio.encoder_options(sound)
         companion: Any = None
         if has_clock:
@@ -325,6 +328,27 @@ class Sink:
         stated = [(f"a:{n}", track.metadata_of) for n, track in enumerate(sound)]
         stated += [(f"s:{n}", index) for n, (index, _) in enumerate(subtitles)]
         return ["-y", *self._with_metadata(arguments, companion, stated)]
+
+    def _pictures(self, first_frame_s: Fraction) -> Any:
+        """Return the node of the video stream, of which the first frame comes at a given time."""
+        height, width = self._size
+        options: dict[str, object] = {
+            "format": "rawvideo",
+            "pix_fmt": self._raw_pix_fmt,
+            "s": f"{width}x{height}",
+            "framerate": str(self._info.frame_rate),
+        }
+        if first_frame_s:
+            options["itsoffset"] = seconds(first_frame_s)
+        return _stored(ffmpeg.input("pipe:0", **options), self.output, self._codec, self._info)
+
+    def _new_part(self) -> Path:
+        """Return the name that the file has until it is finished."""
+        return _part_file(self.output.path)
+
+    def _folder(self) -> Path | None:
+        """Return where FFmpeg runs, or None for where we do."""
+        return None
 
     def _with_metadata(
         self, arguments: list[str], companion: Any, stated: list[tuple[str, int | None]]
@@ -368,8 +392,10 @@ class Sink:
             "f": container.muxer,
             "fps_mode": "passthrough",
             **dict(codec.options),
-            **dict(container.options),
+            **({} if self._is_segment else dict(container.options)),
         }
+        if self._threads is not None:
+            options["threads:v"] = self._threads
         if codec.crf is not None:
             options["crf"] = output.crf if output.crf is not None else codec.crf
         if codec.preset_option is not None:
@@ -410,13 +436,18 @@ class Sink:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            with self._process:
-                if exc_type is None:
-                    self._finish()
+            if exc_type is None:
+                self.finish()
+                self.publish()
         finally:
-            self._part.unlink(missing_ok=True)
+            self.discard()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait until the part file is whole.
+
+        Raises:
+            EncodeError: No frame was written, or FFmpeg failed.
+        """
         if not self.frames_written:
             raise EncodeError("no frame was written", path=self.output.path)
         try:
@@ -426,7 +457,24 @@ class Sink:
             raise self._failure(error) from error
         if status:
             raise self._failure(None)
+
+    def publish(self) -> None:
+        """Give what :meth:`finish` completed its final name.
+
+        Raises:
+            OutputError: The name was taken meanwhile, or cannot be given.
+        """
+        if self._is_segment:
+            sync(self._part)
         _publish(self._part, self.output)
+
+    def discard(self) -> None:
+        """End FFmpeg if it still runs, and remove the part file if it is still there."""
+        try:
+            with self._process:
+                pass
+        finally:
+            self._part.unlink(missing_ok=True)
 
     def _wait(self) -> int:
         """Wait for FFmpeg's end and return its status, for as long as it goes on writing.
@@ -463,6 +511,132 @@ class Sink:
             returncode=self._process.returncode,
             stderr_tail=tuple(self._process.tail),
         )
+
+
+class Join(Sink):
+    """Writes the output file of finished segments: their pictures are copied, not encoded again.
+
+    All else is a :class:`Sink`'s: sound, subtitles, chapters and metadata are put in here, once.
+    Nothing is to be written to it: make it, :meth:`finish`, :meth:`publish`, :meth:`discard`.
+
+    Args:
+        output: What to write.
+        info: The clip that the frames, the sound and the tags come from.
+        window: The part of the clip that is used.
+        background: The background's sound, if it has any.
+        segments: Files of one folder, in order, and how many frames are in each. Their names
+            have nothing in them but letters, digits, dots and hyphens. Each was written by a
+            :class:`Sink` without a window.
+        part: The name that the file has until it is finished, on the output's file system. One
+            that can be known again: an earlier run may have left it.
+
+    Raises:
+        EncodeError: FFmpeg cannot be started, or a segment cannot be read.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        info: VideoInfo,
+        window: audio.Window,
+        background: audio.BackgroundSound | None,
+        segments: Sequence[tuple[Path, int]],
+        part: Path,
+    ) -> None:
+        self._segments = segments
+        self._named_part = part.absolute()
+        # FFmpeg runs in the segments' folder: the list of them then needs no path, which may
+        # have a line break in it.
+        info = replace(info, path=info.path.absolute())
+        if background is not None:
+            behind = replace(background.info, path=background.info.path.absolute())
+            background = replace(background, info=behind)
+        output = replace(output, path=output.path.absolute())
+        super().__init__(output, info, window, background)
+
+    def _new_part(self) -> Path:
+        return self._named_part
+
+    def _folder(self) -> Path:
+        return self._segments[0][0].parent
+
+    def _pictures(self, first_frame_s: Fraction) -> Any:
+        options: dict[str, object] = {"format": "concat", "safe": 0, "auto_convert": 0}
+        options["protocol_whitelist"] = "file,pipe"
+        if first_frame_s:
+            options["itsoffset"] = seconds(first_frame_s)
+        return ffmpeg.input("pipe:0", **options)["v:0"]
+
+    def _video_options(self) -> dict[str, object]:
+        kept = {"f", "fps_mode", "tag:v", "strict", "metadata:s:v:0"}
+        kept |= {name for name, _ in self._container.options}
+        options = {name: v for name, v in super()._video_options().items() if name in kept}
+        options["c:v"] = "copy"
+        first = self._segments[0][0]
+        is_ours = (first.suffix == ".mkv") == (self._container.muxer in ("matroska", "webm"))
+        if is_ours:
+            # Where the segments' ticks are the output's, stamps are put on the exact grid again:
+            # Matroska's are rounded to milliseconds in each. And a last segment of very few
+            # frames has other decoding times than the encoder gives where there are more. (From
+            # MP4 to Matroska they are exact as they come, and FFmpeg 5 would not know the unit.)
+            tick = f"({1 / (self._info.frame_rate * _time_base(first))})"
+            options["bsf:v"] = (
+                f"setts=pts=round(round(PTS/{tick})*{tick})"
+                f":dts=round((round(STARTDTS/{tick})+N)*{tick}):duration=round({tick})"
+            )
+        return options
+
+    def finish(self) -> None:
+        """Feed FFmpeg the list of segments, and wait until the part file is whole.
+
+        Raises:
+            EncodeError: FFmpeg failed.
+            OutputError: The part file cannot be brought to the disk.
+        """
+        rate = self._info.frame_rate
+        lines = ["ffconcat version 1.0"]
+        before_us = 0
+        for path, frames in self._segments:
+            self.frames_written += frames
+            end_us = round(self.frames_written / rate * 1_000_000)  # no sum of rounded lengths
+            lines += [f"file file:{path.name}", f"duration {end_us - before_us}us"]
+            before_us = end_us
+        try:
+            self._process.write(memoryview("\n".join([*lines, ""]).encode()))
+        except (BrokenPipeError, FFmpegError) as error:
+            raise self._failure(error) from error
+        super().finish()
+        sync(self._part)  # the segments go when it has its name
+
+
+def _time_base(path: Path) -> Fraction:
+    """Return the unit of a segment's time stamps, in seconds."""
+    import av
+
+    try:
+        with av.open(f"file:{path}") as container:
+            time_base = container.streams.video[0].time_base
+    except (OSError, av.FFmpegError, IndexError) as error:
+        raise EncodeError(f"a segment of it cannot be read ({error})", path=path) from error
+    if time_base is None:
+        raise EncodeError("a segment of it has no time stamps", path=path)
+    return time_base
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk for good.
+
+    Raises:
+        OutputError: The disk failed, or is full after all.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
 
 
 def _ffv1_slices(size: tuple[int, int], plane_format: PlaneFormat) -> int:
