@@ -74,6 +74,7 @@ LAYERS: list[dict[str, set[str]]] = [
     },
     {"media.probe": set(), "media.audio": set(), "media.decode": set()},
     {"media.background": set(), "media.encode": set(), "media.mattes": set()},
+    {"media.segments": set()},
     {"pipeline": set(), "evaluation.mattes": set()},
     {"evaluation.measure": set(), "preview": set(), "batch": set()},
     {"evaluation.report": set()},

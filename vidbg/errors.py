@@ -82,3 +82,7 @@ class DecodeError(FFmpegError):
 
 class EncodeError(FFmpegError):
     """The result could not be written."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a signal like it, ended a job that can go on later; the text says how."""

@@ -21,10 +21,11 @@ from vidbg import composite
 from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
+from vidbg.journal import fingerprint
 from vidbg.matting import chroma, refine, views
 from vidbg.matting.foreground import estimate_foreground, extend_foreground
 from vidbg.matting.spill import colours_around, suppress_spill
-from vidbg.media import audio, background, encode, pngs, timing
+from vidbg.media import audio, background, encode, pngs, segments, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.light import light_of
 from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
@@ -90,6 +91,8 @@ class Job:
         matte_in: Mattes that are ready, in place of a network: a video, picture or picture
             sequence with a frame for each of the clip's, or of its trim. They are neither
             smoothed nor are their edges refined unless ``smooth`` and ``edges`` say so.
+        resume: Work in segments, kept in a folder beside the output until all is done, and go
+            on after those that are there from an earlier run. Pictures are not made that way.
 
     Raises:
         ValueError: A choice is none of those above, a length out of its range, the codec has
@@ -124,6 +127,7 @@ class Job:
     allow_damaged: bool = False
     in_fps: Fraction | None = None
     matte_in: Path | None = None
+    resume: bool = False
 
     def __post_init__(self) -> None:
         for value, choices in (
@@ -169,12 +173,14 @@ class Progress:
         media_s: Seconds of the clip that they cover.
         seconds: Wall-clock seconds since the first frame was asked for; loading the network
             and fetching its weights come before, and say nothing of how long the rest takes.
+        earlier_frames: Those of ``frames`` that an earlier run made.
     """
 
     frames: int
     total_frames: int | None
     media_s: float
     seconds: float
+    earlier_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,7 @@ class Result:
         frame_rate: Its exact rate.
         seconds: Wall-clock seconds that it took.
         lost_frames: Frames of a damaged source that could not be decoded.
+        earlier_frames: Those of ``frames`` that an earlier run made.
     """
 
     output: Path
@@ -196,6 +203,7 @@ class Result:
     frame_rate: Fraction
     seconds: float
     lost_frames: int
+    earlier_frames: int = 0
 
 
 class Matting(TypedDict, total=False):
@@ -231,6 +239,7 @@ class Options(Matting, total=False):
     start_s: Fraction | None
     end_s: Fraction | None
     matte_in: Path | None
+    resume: bool
 
 
 def matte_job(source: str | Path, **options: Unpack[Matting]) -> Job:
@@ -261,35 +270,52 @@ def run(
         on_download: Called with bytes had and bytes in all while weights are fetched.
 
     Raises:
-        VidbgError: The job cannot be done. Nothing is left behind, and what is at the
-            output's name is what was there before.
+        VidbgError: The job cannot be done. Nothing is left behind but the segments of a job
+            with ``resume``, and what is at the output's name is what was there before.
+        Interrupted: So was a job with ``resume``, and there is something to go on with.
     """
     began = time.monotonic()
     info = _checked(job)
+    # Of what was asked for: a hardware encoder that is found, or not, makes it no other job.
+    identity = _fingerprint(job) if _is_resumable(job) else None
     main, *others = (encode.settled(output, info) for output in job.outputs)
     job = replace(job, output=main, also=tuple(others))
     first, stop, total = _frame_range(job, info)
     behind_info = _background_info(job)
     sound = _sound(job, behind_info)
-    if segmenter is None:
-        if job.matte_in is not None:
-            segmenter = open_mattes(job.matte_in, info, first, stop)
-        else:
-            segmenter = load(job, info, first, stop, on_download=on_download)
-    batch_size = _batch_size(job, segmenter, info)
-    scenery = _scenery(job, info, behind_info, batch_size)
-    strength = _strength(job, segmenter)
-    # What the mattes within a trim depend on outside of it: they are those of the whole clip.
-    lead = min(first, PREROLL_FRAMES) if strength else 0
-    tail = LOOKAHEAD_FRAMES if strength else 0
-    reach = first - lead, None if stop is None else stop + tail
-    if isinstance(segmenter, ReadyMattes):
-        reach = segmenter.within(*reach)
-    if on_start is not None:
-        on_start(info, total)
-    frames_began = time.monotonic()
+    window = _window(info, first, total)
 
     with ExitStack() as cleanup:
+        work = None
+        if identity is not None:
+            work = cleanup.enter_context(segments.Work(job.outputs, identity))
+        elif job.resume:
+            logger.warning("%s: cannot be made in segments, nor resumed", job.output.path)
+        done = 0 if work is None else work.frames
+        if work is not None and work.is_complete:  # ended while its segments were joined
+            if on_start is not None:
+                on_start(info, total)
+            with segments.SegmentedSinks(work, info, window, sound):
+                pass
+            return _result(job, info, began, done, done)
+        if segmenter is None:
+            if job.matte_in is not None:
+                segmenter = open_mattes(job.matte_in, info, first, stop)
+            else:
+                segmenter = load(job, info, first, stop, on_download=on_download)
+        batch_size = _batch_size(job, segmenter, info)
+        scenery = _scenery(job, info, behind_info, batch_size, done)
+        strength = _strength(job, segmenter)
+        # What the mattes within a part depend on outside of it: they are those of the whole clip.
+        begin = first + done
+        lead = min(begin, PREROLL_FRAMES) if strength else 0
+        tail = LOOKAHEAD_FRAMES if strength else 0
+        reach = begin - lead, None if stop is None else stop + tail
+        if isinstance(segmenter, ReadyMattes):
+            reach = segmenter.within(*reach)
+        if on_start is not None:
+            on_start(info, total)
+        frames_began = time.monotonic()
         reader = FrameReader(
             info,
             batch_size=batch_size,
@@ -299,28 +325,26 @@ def run(
         )
         steady = cleanup.enter_context(_matted(job, reader, segmenter))
         if lead or (tail and stop is not None):
-            steady = _within(steady, first, stop, batch_size)
+            steady = _within(steady, begin, stop, batch_size)
         behind = None
         if scenery is not None:
             behind = cleanup.enter_context(Prefetch(scenery, _AHEAD, "background"))
         finished = finisher(job, info, segmenter)
-        window = _window(info, first, total)
-        sinks = cleanup.enter_context(encode.Sinks(job.outputs, info, window, sound))
+        sinks: encode.Sinks | segments.SegmentedSinks
+        if work is None:
+            sinks = cleanup.enter_context(encode.Sinks(job.outputs, info, window, sound))
+        else:
+            sinks = cleanup.enter_context(segments.SegmentedSinks(work, info, window, sound))
+        if done and on_progress is not None:
+            on_progress(_progress(done, total, info, frames_began, done))
         for batch in steady:
             sinks.write(finished(batch, behind))
             if on_progress is not None:
-                on_progress(_progress(sinks.frames_written, total, info, frames_began))
+                on_progress(_progress(sinks.frames_written, total, info, frames_began, done))
             del batch  # or it stays in memory while the next one is made
-        if not sinks.frames_written:
+        if sinks.frames_written == done:
             raise DecodeError("the clip ends before the requested start", path=info.path)
-    return Result(
-        output=job.output.path,
-        also=tuple(output.path for output in job.also),
-        frames=encode.frames_in(job.output, info, sinks.frames_written),
-        frame_rate=job.output.frame_rate or info.frame_rate,
-        seconds=time.monotonic() - began,
-        lost_frames=_lost_frames(reader),
-    )
+    return _result(job, info, began, sinks.frames_written, done, reader.damage)
 
 
 def read_mattes(
@@ -654,9 +678,9 @@ def _checked(job: Job) -> VideoInfo:
         raise VidbgError("a composite needs a background")
     if not is_sequence(job.source):
         check_readable(job.source)
-    for output in job.outputs:
+    for number, output in enumerate(job.outputs):
         encode.container_of(output.path, output.container)
-        if not output.is_sequence:
+        if not output.is_sequence and not _is_made(job, number):
             encode.check_writable(output.path, job.source, output.overwrite)
     encode.check_distinct(job.outputs)
     for output in job.outputs:
@@ -715,6 +739,25 @@ def _probed(path: Path, in_fps: Fraction | None) -> VideoInfo:
 
 def _is_same_file(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
+
+
+def _is_resumable(job: Job) -> bool:
+    """Say whether the job is to be made in segments, and can be."""
+    return job.resume and all(segments.is_resumable(output) for output in job.outputs)
+
+
+def _fingerprint(job: Job) -> str:
+    try:
+        return fingerprint(job)
+    except OSError as error:
+        raise InputError(error.strerror or str(error), path=error.filename) from error
+
+
+def _is_made(job: Job, number: int) -> bool:
+    """Say whether an output is there, and an earlier run of this job was ended before it knew."""
+    if not _is_resumable(job) or not job.outputs[number].path.exists():
+        return False
+    return segments.is_published(job.outputs, number, _fingerprint(job))
 
 
 def _frame_range(job: Job, info: VideoInfo) -> tuple[int, int | None, int | None]:
@@ -887,25 +930,45 @@ def _sound(job: Job, behind_info: VideoInfo | None) -> audio.BackgroundSound | N
     )
 
 
-def _progress(frames: int, total: int | None, info: VideoInfo, began: float) -> Progress:
-    return Progress(frames, total, float(frames / info.frame_rate), time.monotonic() - began)
+def _progress(
+    frames: int, total: int | None, info: VideoInfo, began: float, earlier: int
+) -> Progress:
+    seconds = time.monotonic() - began
+    return Progress(frames, total, float(frames / info.frame_rate), seconds, earlier)
 
 
-def _lost_frames(reader: FrameReader) -> int:
+def _result(
+    job: Job, info: VideoInfo, began: float, frames: int, earlier: int, damage: str | None = None
+) -> Result:
+    """Return what was made; say what is missing from it."""
+    seconds = time.monotonic() - began
+    # What an earlier run saw of the damage is not known any more.
+    unseen = earlier > 0 and job.allow_damaged
+    lost = _lost_frames(info, damage) if damage or info.missing_frames or unseen else 0
+    return Result(
+        output=job.output.path,
+        also=tuple(output.path for output in job.also),
+        frames=encode.frames_in(job.output, info, frames),
+        frame_rate=job.output.frame_rate or info.frame_rate,
+        seconds=seconds,
+        lost_frames=lost,
+        earlier_frames=earlier,
+    )
+
+
+def _lost_frames(info: VideoInfo, damage: str | None) -> int:
     """Return how many frames of a damaged clip are missing from the result, and say so."""
-    info = reader.info
-    if not (reader.damage or info.missing_frames):
-        return 0
     promised = promised_frames(info)
     lost = max(info.missing_frames, promised - count_decodable(info))
-    logger.warning(
-        "%s: damaged (%s): %d of %d frames are lost",
-        info.path,
-        reader.damage or "the file is cut short",
-        lost,
-        promised,
-    )
-    return lost
+    if lost or damage:
+        logger.warning(
+            "%s: damaged (%s): %d of %d frames are lost",
+            info.path,
+            damage or ("the file is cut short" if info.missing_frames else "seen earlier"),
+            lost,
+            promised,
+        )
+    return max(0, lost)
 
 
 def replace_background(

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from vidbg.errors import VidbgError
+from vidbg.errors import Interrupted, VidbgError
 
 # A first word that is one of these is the command; a file of that name is written "./probe".
 COMMANDS = {
@@ -65,7 +65,9 @@ def _dispatch(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
-        message = "interrupted, nothing was written"
+        # click hands on an interruption as an Abort of its own.
+        kept = error.__cause__ if isinstance(error, click.Abort) else error
+        message = str(kept) if isinstance(kept, Interrupted) else "interrupted, nothing was written"
         if as_json:
             _emit_error(error, message)
         click.echo(f"vidbg: {message}", err=True)

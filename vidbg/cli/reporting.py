@@ -38,7 +38,7 @@ def clock(seconds: float) -> str:
 
 
 def _fps(so_far: Progress | Result) -> float:
-    return so_far.frames / so_far.seconds if so_far.seconds else 0.0
+    return (so_far.frames - so_far.earlier_frames) / so_far.seconds if so_far.seconds else 0.0
 
 
 @contextmanager
@@ -152,6 +152,8 @@ class Reporter:
     def progress(self, progress: Progress) -> None:
         """Show how far the job is."""
         if self._bar is not None:
+            if progress.earlier_frames > self._bar.n:  # not made in this run's time
+                self._bar.initial = self._bar.n = self._bar.last_print_n = progress.earlier_frames
             shown = f"{clock(progress.media_s)} of video, {_fps(progress):.1f} fps"
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(progress.frames - self._bar.n)
@@ -206,6 +208,7 @@ class Reporter:
                 output=str(result.output),
                 also=[str(path) for path in result.also],
                 frames=result.frames,
+                earlier_frames=result.earlier_frames,
                 frame_rate=str(result.frame_rate),
                 seconds=round(result.seconds, 3),
                 fps=round(fps, 2),

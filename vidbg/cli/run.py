@@ -150,6 +150,11 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     is_flag=True,
     help="Transparent outputs: multiply colours by alpha. Default: straight.",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Work in segments that outlive a crash or Ctrl-C; given again, go on after those.",
+)
 @matting_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for scripts.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
@@ -340,6 +345,7 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
         start_s=options["start"],
         end_s=options["end"],
         matte_in=options["matte_in"],
+        resume=options["resume"],
         **matting,
     )
 

@@ -454,8 +454,11 @@ class Sink:
     Args:
         output: What to write.
         info: The clip that the frames, the sound and the tags come from.
-        window: The part of the clip that is used.
+        window: The part of the clip that is used; None for pictures alone, to be joined with
+            others by :class:`Join`. Those are on the disk for good before they get their name.
         background: The background's sound, if it has any.
+        threads: How many threads encode, where the pictures depend on it; None for FFmpeg's
+            choice.
 
     Raises:
         OutputError: The part file cannot be made.
@@ -466,20 +469,24 @@ class Sink:
         self,
         output: Output,
         info: VideoInfo,
-        window: audio.Window,
+        window: audio.Window | None,
         background: audio.BackgroundSound | None = None,
+        *,
+        threads: int | None = None,
     ) -> None:
         self.output = output
         self.frames_written = 0
         self._info = info
         self._codec = output.encoder
         self._container = _container(output)
+        self._is_segment = window is None
+        self._threads = threads
         self._raw_pix_fmt, self._raw_depth = _raw_format(output, info.format)
         # What is scaled anyway need not be made even before.
         self._size = info.height, info.width
         if output.scale is None:
             self._size = output_size(output, info)
-        if self._size != (info.height, info.width):
+        if self._size != (info.height, info.width) and not self._is_segment:
             logger.warning(
                 "%s: %dx%d is odd, which %s cannot store: one row or column is repeated",
                 info.path,
@@ -497,12 +504,14 @@ class Sink:
         if output.is_sequence and not info.is_image:
             self._container = formats.SEQUENCE
             self._folder = pngs.Folder(output.path)
-        self._part = self._folder.path if self._folder else _part_file(output.path)
+        self._part = self._folder.path if self._folder else self._new_part()
         is_archive = output.suffix == ".zip"
         self._archive: pngs.Archive | None = None
         try:
             arguments = self._arguments(window, background)
-            self._process = ff.Process(arguments, writes=True, reads=is_archive)
+            self._process = ff.Process(
+                arguments, writes=True, reads=is_archive, folder=self._runs_in()
+            )
             if is_archive:
                 self._archive = pngs.Archive(self._process, self._part, output.path.stem)
                 self._archived = Prefetch(self._archive, 1, "archive")
@@ -572,9 +581,13 @@ class Sink:
         return wide[:, : self._info.height, : self._info.width]
 
     def _arguments(
-        self, window: audio.Window, background: audio.BackgroundSound | None
+        self, window: audio.Window | None, background: audio.BackgroundSound | None
     ) -> list[str]:
         info, output = self._info, self.output
+        if window is None:
+            options = self._video_options()
+            node = ffmpeg.output(self._pictures(Fraction(0)), ff.file_url(self._part), **options)
+            return ["-y", *_device_options(self._codec.device), *node.get_args()]
         is_file = not info.is_image and info.sequence is None
         has_clock = is_file and self._container.audio_encoder is not None
         subtitles = _subtitles(info, self._container) if has_clock else []
@@ -652,6 +665,14 @@ class Sink:
         later = timing.later_timecode(info.timecode, first, info.frame_rate, rate)
         return {} if later is None else {"metadata:s:v:0": f"timecode={later}"}
 
+    def _new_part(self) -> Path:
+        """Return the name that the file has until it is finished."""
+        return _part_file(self.output.path)
+
+    def _runs_in(self) -> Path | None:
+        """Return where FFmpeg runs, or None for where we do."""
+        return None
+
     def _with_metadata(
         self, arguments: list[str], companion: Any, stated: list[tuple[str, int | None]]
     ) -> list[str]:
@@ -695,8 +716,10 @@ class Sink:
             "f": container.muxer,
             "fps_mode": "passthrough",
             **_encoder_options(output),
-            **dict(container.options),
+            **({} if self._is_segment else dict(container.options)),
         }
+        if self._threads is not None:
+            options["threads:v"] = self._threads
         stored_name = _stored_name(output, info.format)
         stored, _ = formats.working_format(stored_name)
         if codec.tag is not None and container.muxer in ("mp4", "mov"):
@@ -770,6 +793,8 @@ class Sink:
         if self._folder is not None:
             self._folder.publish(self.output.overwrite)
         else:
+            if self._is_segment:
+                sync(self._part)
             take_name(self._part, self.output.path, self.output.overwrite)
 
     def retract(self) -> None:
@@ -952,6 +977,132 @@ def _mastering_options(encoder: str, info: VideoInfo) -> dict[str, str]:
         brightest, average = mastering.content
         stated.append(f"{'max-cll' if is_x265 else 'content-light'}={brightest},{average}")
     return {"x265-params" if is_x265 else "svtav1-params": ":".join(stated)}
+
+
+class Join(Sink):
+    """Writes the output file of finished segments: their pictures are copied, not encoded again.
+
+    All else is a :class:`Sink`'s: sound, subtitles, chapters and metadata are put in here, once.
+    Nothing is to be written to it: make it, :meth:`finish`, :meth:`publish`, :meth:`discard`.
+
+    Args:
+        output: What to write.
+        info: The clip that the frames, the sound and the tags come from.
+        window: The part of the clip that is used.
+        background: The background's sound, if it has any.
+        segments: Files of one folder, in order, and how many frames are in each. Their names
+            have nothing in them but letters, digits, dots and hyphens. Each was written by a
+            :class:`Sink` without a window.
+        part: The name that the file has until it is finished, on the output's file system. One
+            that can be known again: an earlier run may have left it.
+
+    Raises:
+        EncodeError: FFmpeg cannot be started, or a segment cannot be read.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        info: VideoInfo,
+        window: audio.Window,
+        background: audio.BackgroundSound | None,
+        segments: Sequence[tuple[Path, int]],
+        part: Path,
+    ) -> None:
+        self._segments = segments
+        self._named_part = part.absolute()
+        # FFmpeg runs in the segments' folder: the list of them then needs no path, which may
+        # have a line break in it.
+        info = replace(info, path=info.path.absolute())
+        if background is not None:
+            behind = replace(background.info, path=background.info.path.absolute())
+            background = replace(background, info=behind)
+        output = replace(output, path=output.path.absolute())
+        super().__init__(output, info, window, background)
+
+    def _new_part(self) -> Path:
+        return self._named_part
+
+    def _runs_in(self) -> Path:
+        return self._segments[0][0].parent
+
+    def _pictures(self, first_frame_s: Fraction) -> Any:
+        options: dict[str, object] = {"format": "concat", "safe": 0, "auto_convert": 0}
+        options["protocol_whitelist"] = "file,pipe"
+        if first_frame_s:
+            options["itsoffset"] = seconds(first_frame_s)
+        return ffmpeg.input("pipe:0", **options)["v:0"]
+
+    def _video_options(self) -> dict[str, object]:
+        kept = {"f", "fps_mode", "tag:v", "strict", "metadata:s:v:0"}
+        kept |= {name for name, _ in self._container.options}
+        options = {name: v for name, v in super()._video_options().items() if name in kept}
+        options["c:v"] = "copy"
+        first = self._segments[0][0]
+        is_ours = (first.suffix == ".mkv") == (self._container.muxer in ("matroska", "webm"))
+        if is_ours:
+            # Where the segments' ticks are the output's, stamps are put on the exact grid again:
+            # Matroska's are rounded to milliseconds in each. And a last segment of very few
+            # frames has other decoding times than the encoder gives where there are more. (From
+            # MP4 to Matroska they are exact as they come, and FFmpeg 5 would not know the unit.)
+            tick = f"({1 / (self._info.frame_rate * _time_base(first))})"
+            options["bsf:v"] = (
+                f"setts=pts=round(round(PTS/{tick})*{tick})"
+                f":dts=round((round(STARTDTS/{tick})+N)*{tick}):duration=round({tick})"
+            )
+        return options
+
+    def finish(self) -> None:
+        """Feed FFmpeg the list of segments, and wait until the part file is whole.
+
+        Raises:
+            EncodeError: FFmpeg failed.
+            OutputError: The part file cannot be brought to the disk.
+        """
+        rate = self._info.frame_rate
+        lines = ["ffconcat version 1.0"]
+        before_us = 0
+        for path, frames in self._segments:
+            self.frames_written += frames
+            end_us = round(self.frames_written / rate * 1_000_000)  # no sum of rounded lengths
+            lines += [f"file file:{path.name}", f"duration {end_us - before_us}us"]
+            before_us = end_us
+        try:
+            self._process.write(memoryview("\n".join([*lines, ""]).encode()))
+        except (BrokenPipeError, FFmpegError) as error:
+            raise self._failure(error) from error
+        super().finish()
+        sync(self._part)  # the segments go when it has its name
+
+
+def _time_base(path: Path) -> Fraction:
+    """Return the unit of a segment's time stamps, in seconds."""
+    import av
+
+    try:
+        with av.open(f"file:{path}") as container:
+            time_base = container.streams.video[0].time_base
+    except (OSError, av.FFmpegError, IndexError) as error:
+        raise EncodeError(f"a segment of it cannot be read ({error})", path=path) from error
+    if time_base is None:
+        raise EncodeError("a segment of it has no time stamps", path=path)
+    return time_base
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk for good.
+
+    Raises:
+        OutputError: The disk failed, or is full after all.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
 
 
 def _ffv1_slices(size: tuple[int, int], plane_format: PlaneFormat) -> int:

@@ -130,15 +130,22 @@ class Process:
         arguments: FFmpeg's arguments, without the binary and logging options.
         writes: We will write to its standard input.
         reads: We will read from its standard output.
+        folder: Where it runs, which relative names then start from; None for where we do.
 
     Raises:
         FFmpegError: The binary is missing or cannot be started.
     """
 
     def __init__(
-        self, arguments: Sequence[str], *, writes: bool = False, reads: bool = False
+        self,
+        arguments: Sequence[str],
+        *,
+        writes: bool = False,
+        reads: bool = False,
+        folder: Path | None = None,
     ) -> None:
         argv = command(arguments)
+        argv[0] = os.path.abspath(argv[0])
         logger.debug("start %s", argv)
         try:
             self._popen = subprocess.Popen(  # noqa: S603 - argv list, no shell
@@ -148,6 +155,7 @@ class Process:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,
+                cwd=folder,
             )
         except OSError as error:
             raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
