@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidbg import __version__
-from vidbg.cli.matting import background_options, matting_fields, matting_options
+from vidbg.cli.matting import background_options, matting_fields, matting_options, was_given
 from vidbg.cli.parameters import Time
 from vidbg.media.formats import CONTAINERS, VIDEO_CODECS
 
@@ -156,7 +156,7 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
     backdrop = None
     if kind != "composite":
         for name in ("bg_fit", "bg_end", "bg_start"):
-            if _was_given(name):
+            if was_given(name):
                 raise click.UsageError(f"--{name.replace('_', '-')} is for --bg.")
         if options["audio"] in ("bg", "mix"):
             raise click.UsageError(f"--audio {options['audio']} is for --bg.")
@@ -184,8 +184,3 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
         end_s=options["end"],
         **matting,
     )
-
-
-def _was_given(name: str) -> bool:
-    source = click.get_current_context().get_parameter_source(name)
-    return source is not click.core.ParameterSource.DEFAULT
