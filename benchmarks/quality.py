@@ -320,6 +320,16 @@ def deviation(rows: Mapping[str, Scores], anchors: Path) -> list[str]:
     return [f"The baseline differs from {anchors.name} by at most: {shown}."]
 
 
+def check_cache(folder: Path, weights: Path) -> None:
+    """Exit if what is kept there was said by other weights of the same name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    known = folder / f"{weights.stem}.sha256"
+    if known.exists() and known.read_text(encoding="ascii") != digest:
+        sys.exit(f"quality: {folder} is of other weights called {weights.stem}: choose another")
+    known.write_text(digest, encoding="ascii")
+
+
 def commit() -> str:
     """Return the commit that is measured, marked where the working tree differs from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
@@ -402,7 +412,7 @@ def main() -> None:
     options = parsed()
     cv2.setNumThreads(options.threads)
     if options.cache is not None:
-        options.cache.mkdir(parents=True, exist_ok=True)
+        check_cache(options.cache, options.weights)
     network = load_segmenter(weights=options.weights, device="cpu", threads=options.threads)
     remembering = Remembering(network, options.cache)
     found: dict[str, dict[str, Scores]] = {name: {} for name in options.configurations}

@@ -110,6 +110,9 @@ def test_pictures_against_masks_of_the_same_names(tmp_path: Path) -> None:
     [
         (["--matte", "x.mkv", "--smooth", "0.5"], ["--smooth", "--matte"]),
         (["--matte", "x.mkv", "--model", "u2netp"], ["--model", "--matte"]),
+        (["--matte", "x.mkv", "--edges", "fine"], ["--edges", "--matte"]),
+        (["--matte", "x.mkv", "--fill-holes"], ["--fill-holes", "--matte"]),
+        (["--json", "told", "--html", "told"], ["--json", "--html", "same file"]),
         (["--model", "nonesuch"], ["nonesuch", "u2netp"]),
         (["--key", "blue"], ["--model chroma"]),
         (["--smooth", "2"], ["--smooth"]),
@@ -139,6 +142,11 @@ def test_what_cannot_be_measured_is_one_line_and_code_1(
     assert_one_line(vidbg_eval(clip, short, *chroma), 1, "short", "3 frames", "6 frames")
     assert_one_line(vidbg_eval(clip, truth, "--matte", short, "-q"), 1, "short", "3 frames")
     assert_one_line(vidbg_eval(clip, truth, "--html", existing, *chroma), 1, "page.html", "-y")
+    inputs = [masks(tmp_path / name, 32, 1) / "00000.png" for name in ("one", "other")]
+    before = sorted(tmp_path.rglob("*"))
+    for taken in inputs:
+        arguments = (clip, inputs[0], "--matte", inputs[1], "--html", taken, "-y", "-q")
+        assert_one_line(vidbg_eval(*arguments), 1, taken.name, "is the input itself")
     # --json names a file here: no JSON on standard output.
     missing = tmp_path / "no" / "told.json"
     assert_one_line(vidbg_eval(clip, truth, "--json", missing, *chroma), 1, "folder does not exist")

@@ -88,17 +88,27 @@ def test_black_is_0_and_white_is_1_in_every_range(
 def test_the_alpha_of_a_clip_counts(tmp_path: Path) -> None:
     opaque, cut = bytes([255]) * 1200, RAMP.tobytes()
     planes = bytes([70]) * 3600
-    path = make_clip(
-        tmp_path / "cut.mkv",
-        size=(40, 30),
-        raw=planes + cut + planes + cut,
-        raw_pix_fmt="gbrap",
-        pix_fmt=None,
-        codec="ffv1",
-    )
-    for found in mattes.open_matte(path):
+
+    def read(*alphas: bytes) -> list[NDArray[np.float32]]:
+        path = make_clip(
+            tmp_path / "cut.mkv",
+            size=(40, 30),
+            raw=b"".join(planes + alpha for alpha in alphas),
+            raw_pix_fmt="gbrap",
+            pix_fmt=None,
+            codec="ffv1",
+        )
+        return list(mattes.open_matte(path))
+
+    # In the first and the last frame the subject is all there is to see.
+    whole, *middle, last = read(opaque, cut, cut, opaque)
+    for found in middle:
         np.testing.assert_allclose(found, SOFT, atol=1e-6)
-    assert len(opaque) == len(cut)
+    assert (whole == 1).all()
+    assert (last == 1).all()
+    # Where nothing is transparent from end to end, alpha says nothing.
+    for found in read(opaque, opaque):
+        np.testing.assert_allclose(found, 70 / 255, atol=1e-6)
 
 
 def test_numbered_pictures_come_in_the_order_of_numbers(tmp_path: Path) -> None:

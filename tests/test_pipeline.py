@@ -229,6 +229,7 @@ def test_frames_are_looked_at_in_turn(tmp_path: Path) -> None:
 
     assert asked(source) == [own, square, own, square, own]
     assert asked(source, smooth=0.0) == [own] * 5
+    assert asked(source, smooth=0.2) == [own] * 5
     assert asked(source, looks=2) == [own, square] * 5
     assert asked(source, looks=4) == [(2, 48, 64), (2, 40, 40)] * 5
 

@@ -17,6 +17,7 @@ from PIL import Image
 from vidbg import pipeline, preview
 from vidbg.errors import InputError
 from vidbg.media import background, encode
+from vidbg.media.probe import probe
 
 WIDTH, HEIGHT = 64, 48
 VIDBG = str(Path(sys.executable).with_name("vidbg"))
@@ -42,6 +43,15 @@ class LeftHalf:
         mattes = np.zeros(rgb.shape[:3], np.float32)
         mattes[:, :, : rgb.shape[2] // 2] = 1
         return mattes
+
+
+class Network(LeftHalf):
+    """One that knows squeezed and mirrored pictures too; its subject is in the upper half."""
+
+    square_size = (48, 48)
+
+    def __call__(self, rgb: Picture) -> NDArray[np.float32]:
+        return super().__call__(rgb.swapaxes(1, 2)).swapaxes(1, 2)
 
 
 def cell(sheet: Picture, row: int, column: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Picture:
@@ -133,22 +143,50 @@ def test_settings_side_by_side_share_the_network(
     loaded: list[LeftHalf] = []
 
     def load(*_: object, **__: object) -> LeftHalf:
-        loaded.append(LeftHalf())
+        loaded.append(Network())
         return loaded[-1]
 
     monkeypatch.setattr(pipeline, "load", load)
-    jobs = {"smooth=0": job(exact_clip, smooth=0.0), "smooth=1": job(exact_clip, smooth=1.0)}
+    jobs = {f"smooth={s}": job(exact_clip, smooth=s) for s in (0.5, 1.0)}
     sheet = preview.draw_sheet(jobs, [Fraction(1, 5)])
     assert sheet.shape[1] == 6 + 5 * (WIDTH + 6)
     mattes = (cell(sheet, 0, column).astype(int) for column in (1, 2))
     assert np.abs(np.subtract(*mattes)).mean() < 3
     assert len(loaded) == 1
     asked = loaded[0].asked
-    preview.draw_sheet({"smooth=1": jobs["smooth=1"]}, [Fraction(1, 5)])
+    preview.draw_sheet({"smooth=1": jobs["smooth=1.0"]}, [Fraction(1, 5)])
     assert asked == loaded[1].asked  # no picture was asked about twice
 
     preview.draw_sheet({"a": job(exact_clip), "b": job(exact_clip, model="u2net")}, [Fraction(0)])
     assert len(loaded) == 4
+
+
+@pytest.mark.parametrize("looks", [1, 4])
+def test_frames_are_looked_at_as_in_the_whole_job(
+    exact_clip: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    class ByShape(Network):
+        def __call__(self, rgb: Picture) -> NDArray[np.float32]:
+            share = 0.2 if rgb.shape[1] == rgb.shape[2] else 0.8
+            return np.full(rgb.shape[:3], share, np.float32)
+
+    monkeypatch.setattr(pipeline, "load", lambda *_, **__: ByShape())
+    looked = job(exact_clip, smooth=1.0, looks=looks)
+    sheet = preview.draw_sheet({"": looked}, [Fraction(0), Fraction(1, 5)])
+    info = probe(exact_clip)
+    mattes = np.concatenate(
+        [batch.matte for batch in pipeline.read_mattes(looked, info, ByShape())]
+    )
+    assert (mattes[5] < 0.6).all()  # not in the clip's own shape alone
+    for row, frame in enumerate((0, 5)):
+        shown = cell(sheet, row, 1)[..., 0]
+        np.testing.assert_array_equal(shown, np.rint(255 * mattes[frame]).astype(np.uint8))
+
+
+def test_a_picture_of_another_shape_is_another_picture() -> None:
+    remembering = preview._Remembering(LeftHalf(), (32, 32))
+    for size in ((16, 64), (32, 32)):
+        assert remembering(np.zeros((1, *size, 3), np.uint8)).shape == (1, *size)
 
 
 def test_wide_frames_are_made_smaller_and_pixels_square(tmp_path: Path) -> None:
@@ -224,6 +262,8 @@ def test_the_command_writes_beside_the_input(tmp_path: Path) -> None:
         (["--compare", "model=nonesuch"], ["--model", "nonesuch"]),
         (["--compare", "key=blue+smooth=0"], ["--model chroma"]),
         (["--bg", "blur:wide"], ["--bg", "wide"]),
+        (["--bg-end", "hold"], ["--bg-end is for --bg"]),
+        (["--compare", "bg-fit=cover,bg-fit=contain"], ["--bg-fit is for --bg"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(

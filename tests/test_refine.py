@@ -209,6 +209,13 @@ def test_holes_are_filled_and_bays_are_not() -> None:
     np.testing.assert_allclose(controlled(matte, fill_holes=True), expected, atol=1e-5)
 
 
+def test_a_hole_within_a_slanting_line_is_filled() -> None:
+    y, x = np.mgrid[:41, :41]
+    around = np.abs(y - 20) + np.abs(x - 20)
+    ring = (around == 12).astype(np.float32)  # its pixels touch at their corners
+    np.testing.assert_array_equal(controlled(ring, fill_holes=True), around <= 12)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.3, 0.7, 1.0])
 def test_controls_leave_frames_without_an_edge(value: float) -> None:
     matte = np.full((30, 40), value, np.float32)

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 from array import array
+from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
@@ -73,6 +74,13 @@ def make_report(source: str = "clip.mp4", frames: int = 4) -> Report:
         ranked_by=J,
         worst=(Exhibit(1, 0.25, (("source", jpeg()), ("matte", jpeg()))),),
     )
+
+
+def test_a_minute_has_sixty_seconds() -> None:
+    report = replace(make_report(), frame_rate=Fraction(240))
+    assert report.label(14398) == "frame 14398, 0:59.99"
+    assert report.label(14399) == "frame 14399, 1:00.00"  # 59.996 s
+    assert reports._tick_label(report, 14399) == "1:00.0"
 
 
 def test_the_table_says_mean_and_worst_in_columns() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -414,3 +415,23 @@ def test_no_more_frames_are_held_than_the_current_one_and_those_ahead() -> None:
     gc.collect()
     assert len(alive) == 30
     assert not any(reference() is not None for reference in alive)
+
+
+def test_memory_for_each_pixel_of_a_matte() -> None:
+    """A smoothed key has mattes of the frame's size: 250 bytes a pixel are 0.5 GB at 1080p."""
+    height, width = 180, 320
+    thumbnails, mattes = clip(22, 7, height, width, cut=22)
+
+    def batches_made_on_the_way() -> Iterator[MattedBatch]:
+        plane = np.zeros((1, 1, 1), np.uint8)
+        for n in range(22):
+            frames = FrameBatch((plane, plane, plane), FORMAT, n)
+            yield MattedBatch(frames, thumbnails[n : n + 1].copy(), mattes[n : n + 1].copy())
+
+    tracemalloc.start()
+    for batch in smooth(batches_made_on_the_way(), 0.8):
+        del batch
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 280 * height * width

@@ -262,7 +262,8 @@ class MattedBatch:
 
     Attributes:
         frames: The frames.
-        thumbnails: What the network saw, uint8 RGB ``(B, h, w, 3)``.
+        thumbnails: The frames at the segmenter's own size, uint8 RGB ``(B, h, w, 3)``; a
+            network may have looked at others of another shape (:mod:`vidbg.matting.views`).
         matte: float32 ``(B, h, w)`` in 0..1, straight, at the thumbnails' size.
     """
 

@@ -50,6 +50,9 @@ CHROMA_MODEL = "chroma"
 # in which shapes can still be told apart.
 _BLUR_SHARE = 1 / 40
 _AHEAD = 1
+# Frames are looked at in different ways where the smoother takes their mean: weaker smoothing would
+# leave more flicker than it takes away.
+_STRENGTH_FOR_TURNS = 0.5
 # Ten seconds at 25 frames a second in which --key auto looks for a screen.
 _KEY_SEARCH_FRAMES = 250
 
@@ -480,7 +483,8 @@ def _turns(job: Job, segmenter: Segmenter, info: VideoInfo) -> views.Turns | Non
         return None
     own = segmenter.input_size(info.width, info.height, info.sar)
     looks = views.LOOKS[-1] if info.is_image else job.looks
-    return views.turns(own, segmenter.square_size, looks, in_turn=_strength(job, segmenter) > 0)
+    in_turn = _strength(job, segmenter) >= _STRENGTH_FOR_TURNS
+    return views.turns(own, segmenter.square_size, looks, in_turn=in_turn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vidbg import colour as colours
 from vidbg import pipeline
 from vidbg.errors import InputError
+from vidbg.matting.views import Versatile
 from vidbg.media import timing
 from vidbg.media.decode import damaged_error
 from vidbg.media.probe import probe
@@ -108,12 +109,19 @@ def as_file(sheet: Picture, suffix: str) -> bytes:
 
 
 class _Remembering:
-    """A segmenter that is asked about each picture once: settings are compared on the same."""
+    """A segmenter that is asked about each picture once: settings are compared on the same.
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    Args:
+        segmenter: The segmenter.
+        square_size: Its (height, width) for squares; with it frames are looked at in all the ways
+            in which the whole job looks at them.
+    """
+
+    def __init__(self, segmenter: Segmenter, square_size: tuple[int, int]) -> None:
         self.name = segmenter.name
+        self.square_size = square_size
         self._segmenter = segmenter
-        self._known: dict[bytes, NDArray[np.float32]] = {}
+        self._known: dict[tuple[tuple[int, ...], bytes], NDArray[np.float32]] = {}
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         """Return the segmenter's own (height, width)."""
@@ -127,7 +135,7 @@ class _Remembering:
         """Return mattes (B, h, w), as the segmenter does."""
         mattes = []
         for picture in rgb:
-            key = hashlib.sha256(picture.tobytes()).digest()
+            key = picture.shape, hashlib.sha256(picture.tobytes()).digest()
             if key not in self._known:
                 self._known[key] = self._segmenter(picture[None])[0]
             mattes.append(self._known[key])
@@ -154,8 +162,9 @@ def _makers(
         if key not in loaded:
             made = pipeline.load(job, info, on_download=on_download)
             # The smoother has other plans with a keyer, which it knows by its class.
-            is_keyer = job.model == pipeline.CHROMA_MODEL
-            loaded[key] = made if is_keyer else _Remembering(made)
+            loaded[key] = (
+                _Remembering(made, made.square_size) if isinstance(made, Versatile) else made
+            )
         makers[caption] = loaded[key]
     return makers
 
@@ -239,7 +248,7 @@ def _at_cell_size(picture: Picture, info: VideoInfo) -> Picture:
 
 
 def _label(info: VideoInfo, frame: int) -> str:
-    at_s = float(info.start + frame / info.frame_rate)
+    at_s = round(float(info.start + frame / info.frame_rate), 2)
     return f"{int(at_s // 60)}:{at_s % 60:05.2f}   frame {frame}"
 
 

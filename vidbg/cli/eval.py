@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vidbg.cli.matting import matting_fields, matting_options
+from vidbg.cli.matting import matting_fields, matting_options, was_given
 
 if TYPE_CHECKING:
     from vidbg.cli.reporting import Reporter
     from vidbg.evaluation.measure import Report
     from vidbg.pipeline import Job
+
+# Options that say something of mattes that exist already.
+_WITH_A_MATTE = {
+    "matte",
+    "allow_damaged",
+    "json_path",
+    "html_path",
+    "overwrite",
+    "quiet",
+    "debug",
+}
 
 
 @click.command(
@@ -60,11 +71,14 @@ def evaluate(source: Path, truth: Path | None, **options: Any) -> None:
     composites with them.
     """
     if options["matte"] is not None:
-        for name in ("model", "weights", "smooth"):
-            if options[name] is not None:
-                raise click.UsageError(f"--{name} has no effect on --matte, which exists already.")
+        for name in options:
+            if name not in _WITH_A_MATTE and was_given(name):
+                shown = name.replace("_", "-")
+                raise click.UsageError(f"--{shown} has no effect on --matte, which exists already.")
     if source.is_dir() and not (truth is not None and truth.is_dir()):
         raise click.UsageError("Of a folder of pictures, TRUTH is a folder of masks.")
+    if options["json_path"] is not None and options["json_path"] == options["html_path"]:
+        raise click.UsageError("--json and --html name the same file.")
     fields = matting_fields(options)
     from vidbg.cli.reporting import Reporter
     from vidbg.evaluation import report as reports
@@ -76,7 +90,9 @@ def evaluate(source: Path, truth: Path | None, **options: Any) -> None:
     written = {"json_path": reports.as_json, "html_path": reports.as_html}
     for name in written:
         if options[name] is not None:
-            check_writable(options[name], source, options["overwrite"])
+            for given in (source, truth, options["matte"]):
+                if given is not None:
+                    check_writable(options[name], given, options["overwrite"])
     with Reporter(job, as_json=False, quiet=options["quiet"], verbose=options["debug"]) as reporter:
         report = _measured(job, truth, options["matte"], reporter)
     for name, render in written.items():

@@ -141,6 +141,12 @@ def _with(command: Command, options: Sequence[Callable[[Any], Any]]) -> Command:
     return command
 
 
+def was_given(name: str) -> bool:
+    """Return whether an option of the command that runs was given, and is not its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
 def matting_fields(options: dict[str, Any]) -> Matting:
     """Return the fields of a job that these options describe, all of them checked."""
     from vidbg import pipeline

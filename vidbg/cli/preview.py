@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vidbg.cli.matting import background_options, matting_fields, matting_options
+from vidbg.cli.matting import background_options, matting_fields, matting_options, was_given
 from vidbg.cli.parameters import Time
 
 if TYPE_CHECKING:
@@ -78,10 +78,12 @@ def preview(**options: Any) -> None:
     path: Path = options["output"] or source.with_name(f"{source.stem}.preview.png")
     if path.suffix.lower() not in _SUFFIXES:
         raise click.BadParameter("expected a name that ends in .png or .jpg", param_hint="-o")
-    jobs = {
-        caption: _job(source, path, options | changes)
-        for caption, changes in _settings(options["compare"]).items()
-    }
+    settings = _settings(options["compare"])
+    if options["bg"] is None:
+        for name in ("bg_fit", "bg_end", "bg_start"):
+            if was_given(name) or any(name in changes for changes in settings.values()):
+                raise click.UsageError(f"--{name.replace('_', '-')} is for --bg.")
+    jobs = {caption: _job(source, path, options | changes) for caption, changes in settings.items()}
     from vidbg import preview as sheets
     from vidbg.cli.reporting import Reporter
     from vidbg.media.encode import check_writable

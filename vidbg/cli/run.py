@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidbg import __version__
-from vidbg.cli.matting import background_options, matting_fields, matting_options
+from vidbg.cli.matting import background_options, matting_fields, matting_options, was_given
 from vidbg.cli.parameters import BitRate, FolderPath, OutputPath, Rate, Size, Time
 from vidbg.media.formats import CONTAINERS, HARDWARE, VIDEO_CODECS
 
@@ -320,12 +320,12 @@ def _job(kind: str, options: dict[str, Any]) -> Job:
             raise click.UsageError("--in-fps is for picture sequences.")
     if options["matte_in"] is not None:
         for name in ("model", "weights", "device", "precision"):
-            if _was_given(name):
+            if was_given(name):
                 raise click.UsageError(f"--{name} has no effect on --matte-in, which is ready.")
     backdrop = None
     if kind != "composite":
         for name in ("bg_fit", "bg_end", "bg_start"):
-            if _was_given(name):
+            if was_given(name):
                 raise click.UsageError(f"--{name.replace('_', '-')} is for --bg.")
         if options["audio"] in ("bg", "mix"):
             raise click.UsageError(f"--audio {options['audio']} is for --bg.")
@@ -398,8 +398,3 @@ def _codec(
     if path.exists() and source.exists() and path.samefile(source):
         raise click.BadParameter("the output is the input itself", param_hint=option)
     return codec
-
-
-def _was_given(name: str) -> bool:
-    source = click.get_current_context().get_parameter_source(name)
-    return source is not click.core.ParameterSource.DEFAULT

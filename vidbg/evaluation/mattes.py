@@ -59,8 +59,9 @@ class MatteFile:
         if self._info is None:
             yield from map(read_picture, self._pictures)
             return
+        has_alpha = self._info.has_alpha and _is_transparent(self._info)
         for batch in FrameReader(self._info):
-            yield from _lightness(batch, self._info)
+            yield from _alpha(batch) if has_alpha else _lightness(batch, self._info)
 
 
 def open_matte(path: Path) -> MatteFile:
@@ -175,14 +176,30 @@ def _by_numbers(path: Path) -> list[tuple[int, str]]:
     return [(int(word), "") if word.isdecimal() else (0, word) for word in words]
 
 
+def _is_transparent(info: VideoInfo) -> bool:
+    """Return whether a clip with alpha is transparent anywhere; reads up to there."""
+    top = (1 << info.format.depth) - 1
+    return any(
+        batch.source_alpha is not None and batch.source_alpha.min() < top
+        for batch in FrameReader(info)
+    )
+
+
+def _alpha(batch: FrameBatch) -> Iterator[NDArray[np.float32]]:
+    """Yield each frame's own alpha, float32 ``(H, W)`` in 0..1."""
+    if batch.source_alpha is None:
+        raise ValueError("frames without alpha")
+    top = np.float32((1 << batch.format.depth) - 1)
+    for alpha in batch.source_alpha:
+        yield np.asarray(alpha / top, np.float32)
+
+
 def _lightness(batch: FrameBatch, info: VideoInfo) -> Iterator[NDArray[np.float32]]:
-    """Yield each frame's alpha where it has one, else its luma, float32 ``(H, W)`` in 0..1."""
+    """Yield each frame's luma, or the mean of R', G' and B', float32 ``(H, W)`` in 0..1."""
     top = np.float32((1 << batch.format.depth) - 1)
     colour = colours.resolve(info.colour, batch.format, info.height)
     for index in range(len(batch)):
-        if batch.source_alpha is not None and batch.source_alpha[index].min() < top:
-            yield np.asarray(batch.source_alpha[index] / top, np.float32)
-        elif batch.format.is_rgb:
+        if batch.format.is_rgb:
             total = sum(plane[index].astype(np.float32) for plane in batch.planes)
             yield np.asarray(total / (3 * top), np.float32)
         else:

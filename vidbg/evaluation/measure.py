@@ -93,6 +93,8 @@ _RANKED_BY: Final = {BINARY: J, ALPHA: MSE, None: WARP}
 _NOT_SETTINGS: Final = {"source", "output", "background", "model", "weights", "device"}
 
 _EXHIBITS: Final = 6
+# So many are kept until the end: one that is shown can be too close to two others.
+_CANDIDATES: Final = 3 * _EXHIBITS
 # Frames at least this far apart are shown, or all would be of one bad moment.
 _EXHIBIT_GAP_S: Final = Fraction(1, 2)
 _EXHIBIT_WIDTH_PX: Final = 400
@@ -150,7 +152,7 @@ class Report:
         """Return what a frame is called: a picture's name, or number and time in a clip."""
         if self.frame_rate is None:
             return self.names[index]
-        at_s = float(self.start_s + index / self.frame_rate)
+        at_s = round(float(self.start_s + index / self.frame_rate), 2)
         return f"frame {index}, {int(at_s // 60)}:{at_s % 60:05.2f}"
 
     def worst_of(self, figure: Figure) -> tuple[int, float] | None:
@@ -376,25 +378,29 @@ class _Exhibits:
     """The worst frames so far, a few, no two of them close together."""
 
     gap: int
-    _kept: list[tuple[float, Exhibit]] = field(default_factory=list)
+    # The worst frame of each stretch of so many frames, for the worst stretches.
+    _kept: dict[int, tuple[float, Exhibit]] = field(default_factory=dict)
 
     def offer(
         self, badness: float, exhibit: Exhibit, draw: Callable[[], tuple[tuple[str, bytes], ...]]
     ) -> None:
         """Keep a frame if it is bad enough; only then are its pictures drawn."""
-        close = [kept for kept in self._kept if exhibit.index - kept[1].index < self.gap]
-        rivals = close or (self._kept if len(self._kept) == _EXHIBITS else [])
-        if rivals:
-            mildest = min(rivals, key=lambda kept: kept[0])
-            if badness <= mildest[0]:
+        stretch = rival = exhibit.index // self.gap
+        if stretch not in self._kept and len(self._kept) == _CANDIDATES:
+            rival = min(self._kept, key=lambda number: self._kept[number][0])
+        if rival in self._kept:
+            if badness <= self._kept[rival][0]:
                 return
-            self._kept.remove(mildest)
-        self._kept.append((badness, Exhibit(exhibit.index, exhibit.value, draw())))
+            del self._kept[rival]
+        self._kept[stretch] = (badness, Exhibit(exhibit.index, exhibit.value, draw()))
 
     def worst_first(self) -> tuple[Exhibit, ...]:
-        """Return what was kept."""
-        ordered = sorted(self._kept, key=lambda kept: kept[0], reverse=True)
-        return tuple(exhibit for _, exhibit in ordered)
+        """Return those to show."""
+        chosen: list[Exhibit] = []
+        for _, exhibit in sorted(self._kept.values(), key=lambda kept: kept[0], reverse=True):
+            if all(abs(exhibit.index - other.index) >= self.gap for other in chosen):
+                chosen.append(exhibit)
+        return tuple(chosen[:_EXHIBITS])
 
 
 def _opened(path: Path, info: VideoInfo) -> MatteFile:

@@ -215,7 +215,7 @@ def _plot(report: Report, figure: Figure, values: Sequence[float]) -> str:
 def _tick_label(report: Report, frame: int) -> str:
     if report.frame_rate is None:
         return str(frame + 1)
-    at_s = float(report.start_s + frame / report.frame_rate)
+    at_s = round(float(report.start_s + frame / report.frame_rate), 1)
     return f"{int(at_s // 60)}:{at_s % 60:04.1f}"
 
 

@@ -164,12 +164,16 @@ def _filled(matte: Floats) -> Floats:
     is_background = (matte <= 0.5).view(np.uint8)
     # Pieces of background at the frame's edge are joined by one more pixel all around.
     framed = np.pad(is_background, 1, constant_values=1)
-    count, _ = cv2.connectedComponents(framed, connectivity=4)
+    count, labels = cv2.connectedComponents(framed, connectivity=4)
     if count <= 2:
         return matte
-    labels = _nearest(framed)
-    outside = labels[0, 0]
-    return np.where(labels[1:-1, 1:-1] == outside, matte, np.float32(1))
+    # The background does not leak through a line that is whole by its corners only.
+    is_outside = labels == labels[0, 0]
+    to_outside, to_hole = (
+        cv2.distanceTransform(1 - piece.view(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        for piece in (is_outside, (framed > 0) & ~is_outside)
+    )
+    return np.where(to_hole < to_outside, np.float32(1), matte)
 
 
 def _nearest(is_object: NDArray[np.uint8]) -> NDArray[np.int32]:

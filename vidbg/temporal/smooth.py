@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vidbg.frames import FrameBatch
+
+    # What of a batch passes through, until its mattes are there.
+    _Pictures = tuple[FrameBatch, NDArray[np.uint8]]
+
 # Order and reach were chosen together: (1, 2, 4) left an eighth more change along the motion and
 # 2 % more error, (6, 3, 1) took 2 points of overlap with the truth from a clip with fast motion,
 # (3, 1) left a fifth more change.
@@ -153,14 +158,14 @@ def smooth(batches: Iterable[MattedBatch], strength: float) -> Iterator[MattedBa
 
     Count, order, frames and thumbnails stay as they are; so do the sizes of the batches, which
     have no effect on the mattes. A batch comes out when LOOKAHEAD_FRAMES frames more have come
-    in, or the clip has ended: so many frames are held, 28 MB at 1920x1080 in 8-bit 4:2:0, and
+    in, or the clip has ended: so many frames are held, 31 MB at 1920x1080 in 8-bit 4:2:0, and
     about 250 bytes for each pixel of a matte, 29 MB at 448x256.
 
     Args:
         batches: Consecutive frames with their mattes, all of one size.
         strength: What the vote of another frame counts against a frame's own. 0 leaves
-            everything as it is, the same objects; at 1 a frame has no more say in its own
-            matte than any other of the 17.
+            everything as it is, the same objects; at 1 a frame has about as much say in its
+            own matte as each of the four before it and after it.
 
     Raises:
         ValueError: ``strength`` is not in 0..1.
@@ -172,27 +177,24 @@ def smooth(batches: Iterable[MattedBatch], strength: float) -> Iterator[MattedBa
 
 def _steady(batches: Iterable[MattedBatch], strength: float) -> Iterator[MattedBatch]:
     """Yield each batch with the mattes that come out of the passes."""
-    held: deque[MattedBatch] = deque()
+    held: deque[_Pictures] = deque()
     frames = _shots(batches, held)
     for step, following in zip(_STEPS, (*_STEPS[1:], 0), strict=True):
         frames = _exchanged(frames, step, strength, is_repeated=step == following)
     mattes: list[NDArray[np.float32]] = []
     for frame in frames:
         mattes.append(frame.evidence[..., 0] * np.float32(1.0 / _CODES))
-        if len(mattes) == len(held[0].matte):
-            batch = held.popleft()
-            yield MattedBatch(batch.frames, batch.thumbnails, np.stack(mattes))
+        if len(mattes) == len(held[0][1]):
+            yield MattedBatch(*held.popleft(), np.stack(mattes))
             mattes.clear()
-            # Or the frames stay in memory while the next ones are made.
-            del batch
 
 
-def _shots(batches: Iterable[MattedBatch], held: deque[MattedBatch]) -> Iterator[_Frame]:
-    """Yield frames as the passes need them, and keep the batches that they come from.
+def _shots(batches: Iterable[MattedBatch], held: deque[_Pictures]) -> Iterator[_Frame]:
+    """Yield frames as the passes need them, and keep the pictures that they come from.
 
     Args:
         batches: Consecutive frames with their mattes.
-        held: Takes each batch before its first frame comes out.
+        held: Takes each batch, without its mattes, before its first frame comes out.
     """
     shot = 0
     sketches: deque[NDArray[np.float32]] = deque(maxlen=BEFORE_FRAMES + 1 + AFTER_FRAMES)
@@ -207,7 +209,7 @@ def _shots(batches: Iterable[MattedBatch], held: deque[MattedBatch]) -> Iterator
         return replace(waiting.popleft(), shot=shot)
 
     for batch in batches:
-        held.append(batch)
+        held.append((batch.frames, batch.thumbnails))
         thumbnails, mattes = batch.thumbnails, batch.matte
         del batch
         for rgb, matte in zip(thumbnails, mattes, strict=True):
@@ -255,7 +257,12 @@ def _exchanged(
         tallies.append(_Tally(frame))
         if len(tallies) > step:
             bond = _exchange(tallies[0], tallies[-1], weight_of)
-            yield replace(tallies.popleft().settled(strength), bond=bond if is_repeated else None)
+            frame = tallies.popleft().settled(strength)
+            if is_repeated:
+                frame = replace(frame, bond=bond)
+            # Or it stays in memory while the next passes work.
+            del bond
+            yield frame
     while tallies:
         yield tallies.popleft().settled(strength)
 
