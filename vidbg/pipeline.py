@@ -75,6 +75,7 @@ class Job:
         feather_px: Pixels over which the matte's edge is softened besides.
         despill: Take the old background's tint off the subject; None for the model's default.
         allow_damaged: Keep what decodes of a damaged clip instead of refusing it.
+        resume: Encode in segments, and continue where an interrupted run stopped.
 
     Raises:
         ValueError: A choice is none of those above, a length out of its range, the codec has
@@ -105,6 +106,7 @@ class Job:
     feather_px: float = 0.0
     despill: bool | None = None
     allow_damaged: bool = False
+    resume: bool = False
 
     def __post_init__(self) -> None:
         for value, choices in (

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidbg import __version__
+from vidbg.cli import batch
+from vidbg.cli.config import as_toml, settings_for
 from vidbg.cli.matting import background_options, matting_fields, matting_options
 from vidbg.cli.parameters import Time
 from vidbg.media.formats import CONTAINERS, VIDEO_CODECS
@@ -24,6 +26,7 @@ Examples:
   vidbg talk.mp4 --bg blur                      its own background, blurred
   vidbg talk.mp4 --alpha                        transparent ProRes 4444 for an editor
   vidbg studio.mp4 --bg beach.mp4 --model chroma    keyed from a green or blue screen
+  vidbg clips/ --bg beach.jpg -o out/           every video in a folder
 
 \b
 Other commands:
@@ -49,7 +52,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="INPUT...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--bg",
     metavar="SRC",
@@ -62,7 +65,8 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The result. Default: INPUT's name with .vidbg.mp4, beside it (.mov with --alpha).",
+    help="The result; a folder for several INPUTs. Default: INPUT's name with .vidbg.mp4, beside "
+    "it (.mov with --alpha).",
 )
 @click.option("-y", "--overwrite", is_flag=True, help="Replace the output if it exists.")
 @background_options
@@ -81,21 +85,33 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.option("--crf", type=int, help="Quality; lower is better and larger. H.264: 19.")
 @click.option("--preset", help="Encoder speed, slower is smaller. H.264: veryfast.")
 @matting_options
+@batch.batch_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for scripts.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 @click.option("--debug", is_flag=True, help="Show everything, and a traceback if it fails.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
-def run(**options: Any) -> None:
+@click.pass_context
+def run(ctx: click.Context, /, sources: tuple[Path, ...], **options: Any) -> int:
     """Take the background out of a video and put another in its place.
 
-    INPUT is a video or a picture; one of --bg, --alpha and --matte says what to make of it.
+    INPUT is a video or a picture, or a folder or several of them, of which every video is taken;
+    one of --bg, --alpha and --matte says what to make of it.
     """
-    kind = _kind(options)
+    settings = settings_for(ctx, sources)
+    if options["print_config"]:
+        click.echo(as_toml(settings, ctx.command))
+        return 0
+    if not sources:
+        raise click.UsageError("Missing argument 'INPUT...'.")
+    if batch.is_batch(sources, settings):
+        return batch.run(sources, settings, lambda values: job_of(kind_of(values), values))
+    options = {"source": sources[0], **settings.of_clip(Path(sources[0].name))}
+    kind = kind_of(options)
     # Imported late: --help and wrong usage need neither OpenCV nor FFmpeg.
     from vidbg.cli.reporting import Reporter
 
-    job = _job(kind, options)
+    job = job_of(kind, options)
     from vidbg import pipeline
 
     reporter = Reporter(
@@ -112,9 +128,11 @@ def run(**options: Any) -> None:
             on_download=reporter.download,
         )
         reporter.done(result)
+    return 0
 
 
-def _kind(options: dict[str, Any]) -> str:
+def kind_of(options: dict[str, Any]) -> str:
+    """Return what the options ask for: "composite", "alpha" or "matte"."""
     chosen = [
         kind
         for kind, given in (
@@ -132,7 +150,7 @@ def _kind(options: dict[str, Any]) -> str:
     )
 
 
-def _job(kind: str, options: dict[str, Any]) -> Job:
+def job_of(kind: str, options: dict[str, Any]) -> Job:
     """Return the job that the options describe, all of them checked."""
     from vidbg import pipeline
     from vidbg.errors import OutputError
