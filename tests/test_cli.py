@@ -156,7 +156,7 @@ def test_bad_input_is_one_line_and_code_1(tmp_path: Path, clip: Path, checkpoint
     assert_one_line(vidbg(tmp_path / "no.mp4", *common, *out), 1, "no.mp4", "no such file")
     assert_one_line(vidbg(text, *common, *out), 1, "notes.mp4", "not a video")
     assert_one_line(vidbg(empty, *common, *out), 1, "empty.mp4", "empty")
-    assert_one_line(vidbg(tmp_path / "folder", *common, *out), 1, "folder", "is a directory")
+    assert_one_line(vidbg(tmp_path / "folder", *common), 1, "folder", "no video", "--recursive")
     assert_one_line(vidbg(sound, *common, *out), 1, "sound.m4a", "no video")
     assert_one_line(
         vidbg(clip, *common, "-o", tmp_path / "no/out.mp4"), 1, "out.mp4", "folder does not exist"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidbg import __version__
+from vidbg.cli import batch
+from vidbg.cli.config import as_toml, settings_for
 from vidbg.cli.matting import background_options, matting_fields, matting_options, was_given
 from vidbg.cli.parameters import BitRate, FolderPath, OutputPath, Rate, Size, Time
 from vidbg.media.formats import CONTAINERS, HARDWARE, VIDEO_CODECS
@@ -32,6 +34,7 @@ Examples:
   vidbg talk.mp4 --alpha -o frames/             the same as numbered PNG files
   vidbg talk.mp4 --bg beach.mp4 --matte-out matte.mkv    the matte too, in one go
   vidbg studio.mp4 --bg beach.mp4 --model chroma    keyed from a green or blue screen
+  vidbg clips/ --bg beach.jpg -o out/           every video in a folder
   vidbg frames/ --bg beach.mp4 --in-fps 24      numbered pictures
   curl ... | vidbg - --bg beach.mp4 -o out.mp4  standard input
 
@@ -59,7 +62,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.argument("source", metavar="INPUT")
+@click.argument("sources", metavar="INPUT...", nargs=-1)
 @click.option(
     "--bg",
     metavar="SRC",
@@ -72,8 +75,8 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     "-o",
     "--output",
     type=OutputPath(),
-    help="The result: a file, or for numbered PNG files a folder or name_%06d.png. Default: "
-    "INPUT's name with .vidbg.mp4, beside it (.mov with --alpha).",
+    help="The result: a file, or for numbered PNG files a folder or name_%06d.png; for several "
+    "INPUTs a folder. Default: INPUT's name with .vidbg.mp4, beside it (.mov with --alpha).",
 )
 @click.option(
     "--format",
@@ -156,25 +159,40 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Work in segments that outlive a crash or Ctrl-C; given again, go on after those.",
 )
 @matting_options
+@batch.batch_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for scripts.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 @click.option("--debug", is_flag=True, help="Show everything, and a traceback if it fails.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
-def run(**options: Any) -> None:
+@click.pass_context
+def run(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> int:
     """Take the background out of a video and put another in its place.
 
     INPUT is a video, a picture, or numbered pictures (a directory of them, or a pattern such as
-    frames/%05d.png); one of --bg, --alpha and --matte says what to make of it. With - it comes
-    from standard input: it is stored beside the result (or in TMPDIR) while the job runs, since
-    a video is read more than once. The same goes for a URL with --allow-url.
+    frames/%05d.png), or a folder or several of them, of which every video is taken; one of --bg,
+    --alpha and --matte says what to make of it. With - it comes from standard input: it is stored
+    beside the result (or in TMPDIR) while the job runs, since a video is read more than once. The
+    same goes for a URL with --allow-url.
     """
-    kind = _kind(options)
+    inputs = _inputs(sources)
+    settings = settings_for(ctx, inputs)
+    if options["print_config"]:
+        click.echo(as_toml(settings, ctx.command))
+        return 0
+    if not sources:
+        raise click.UsageError("Missing argument 'INPUT...'.")
+    is_stored = not _is_path(sources[0])
+    if not is_stored and batch.is_batch(inputs, settings):
+        return batch.run(inputs, settings, lambda values: job_of(kind_of(values), values))
+    source = sources[0] if is_stored else str(inputs[0])
+    options = {"source": source, **settings.of_clip(Path(inputs[0].name))}
+    kind = kind_of(options)
     # Imported late: --help and wrong usage need neither OpenCV nor FFmpeg.
     from vidbg.cli.reporting import Reporter
 
     _check_urls(options)
-    job = _job(kind, options)
+    job = job_of(kind, options)
     from vidbg import pipeline
 
     reporter = Reporter(
@@ -191,6 +209,24 @@ def run(**options: Any) -> None:
             on_download=reporter.download,
         )
         reporter.done(result)
+    return 0
+
+
+def _inputs(sources: tuple[str, ...]) -> list[Path]:
+    """Return the INPUTs as paths, patterns that the shell left alone resolved."""
+    from vidbg.media.inputs import expand
+
+    others = [source for source in sources if not _is_path(source)]
+    if others and len(sources) > 1:
+        raise click.UsageError(f"{others[0]} goes alone, not with other INPUTs.")
+    return [Path(source) for source in others] or expand(sources)
+
+
+def _is_path(source: str) -> bool:
+    """Say whether an INPUT is neither standard input nor a URL."""
+    from vidbg.media import spool
+
+    return source != "-" and not spool.is_url(source)
 
 
 def _check_urls(options: dict[str, Any]) -> None:
@@ -233,7 +269,8 @@ def _as_files(job: Job, options: dict[str, Any]) -> Iterator[Job]:
         yield job
 
 
-def _kind(options: dict[str, Any]) -> str:
+def kind_of(options: dict[str, Any]) -> str:
+    """Return what the options ask for: "composite", "alpha" or "matte"."""
     chosen = [
         kind
         for kind, given in (
@@ -251,7 +288,7 @@ def _kind(options: dict[str, Any]) -> str:
     )
 
 
-def _job(kind: str, options: dict[str, Any]) -> Job:
+def job_of(kind: str, options: dict[str, Any]) -> Job:
     """Return the job that the options describe, all of them checked."""
     from vidbg import pipeline
     from vidbg.errors import OutputError

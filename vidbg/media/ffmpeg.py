@@ -36,6 +36,8 @@ _TAIL_LINES = 40
 _HIDDEN = {0xDC80 + n: 0x10FF00 + n for n in range(128)}
 _SHOWN = {private: stand_in for stand_in, private in _HIDDEN.items()}
 _PIPE_BYTES = 1 << 20
+# Every FFmpeg that runs now, of all threads.
+_running: set[subprocess.Popen[bytes]] = set()
 
 # Messages of level "error" that healthy files cause, by decoder bookkeeping alone.
 _HARMLESS = re.compile(
@@ -159,6 +161,7 @@ class Process:
             )
         except OSError as error:
             raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
+        _running.add(self._popen)
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.damage_count = 0
         self.first_damage: str | None = None
@@ -169,6 +172,7 @@ class Process:
         except RuntimeError as error:  # no more threads: nobody would ever end the process
             self.kill()
             self._popen.wait()
+            _running.discard(self._popen)
             self._close_pipes()
             raise FFmpegError(f"FFmpeg cannot be watched ({error})", path=argv[0]) from error
         for pipe in (self._popen.stdin, self._popen.stdout):
@@ -272,14 +276,7 @@ class Process:
     def kill(self) -> None:
         """End the process and its children at once. Safe to call twice and from any thread."""
         self.was_killed = True
-        if self._popen.poll() is None:
-            try:
-                if os.name == "posix":
-                    os.killpg(self._popen.pid, signal.SIGKILL)
-                else:
-                    self._popen.kill()
-            except ProcessLookupError:
-                pass
+        _kill(self._popen)
 
     def cause(self) -> str:
         """Return the line of FFmpeg's messages that best says why it failed."""
@@ -300,6 +297,7 @@ class Process:
     ) -> None:
         self.kill()
         self._popen.wait()
+        _running.discard(self._popen)
         self._drain.join(5)
         self._close_pipes()
 
@@ -335,20 +333,44 @@ def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float
     argv = command(arguments)
     logger.debug("run %s", argv)
     try:
-        done = subprocess.run(  # noqa: S603 - argv list, no shell
+        popen = subprocess.Popen(  # noqa: S603 - argv list, no shell
             argv,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
-            input=b"" if feed is None else feed,
         )
-    except subprocess.TimeoutExpired as error:
-        raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error
     except OSError as error:
         raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
-    lines = tuple(done.stderr.decode("utf-8", "replace").splitlines())
-    return Ran(done.returncode, done.stdout, lines)
+    with popen:
+        _running.add(popen)
+        try:
+            stdout, stderr = popen.communicate(feed or b"", timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error
+        finally:
+            _kill(popen)
+            _running.discard(popen)
+    lines = tuple(stderr.decode("utf-8", "replace").splitlines())
+    return Ran(popen.returncode, stdout, lines)
+
+
+def kill_all() -> None:
+    """End every FFmpeg that any thread of this process runs: jobs that are given up at once."""
+    for popen in list(_running):
+        _kill(popen)
+
+
+def _kill(popen: subprocess.Popen[bytes]) -> None:
+    """End a process and its children, if it still runs."""
+    if popen.poll() is None:
+        try:
+            if os.name == "posix":
+                os.killpg(popen.pid, signal.SIGKILL)
+            else:
+                popen.kill()
+        except ProcessLookupError:
+            pass
 
 
 class Ran:

@@ -40,29 +40,11 @@ SEQUENCE_SUFFIXES = frozenset(
         ".webp",
     }
 )
-VIDEO_SUFFIXES = frozenset(
-    {
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mts",
-        ".m2ts",
-        ".ts",
-        ".mpg",
-        ".mpeg",
-        ".vob",
-        ".wmv",
-        ".flv",
-        ".3gp",
-        ".ogv",
-        ".mxf",
-        ".nut",
-        ".gif",
-    }
-)
+_VIDEOS = """
+3g2 3gp asf avi divx dv f4v flv m2t m2ts m2v m4v mjpeg mjpg mkv mod mov mp4 mpe mpeg mpg mpv mts
+mxf nut ogm ogv qt rm rmvb tod ts vob webm wmv y4m
+"""
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEOS.split())
 
 _ALPHA_DEPTHS = {
     "yuva420p": (8, 9, 10, 16),

@@ -36,7 +36,7 @@ def expand(arguments: Sequence[str]) -> list[Path]:
             continue
         matches = sorted(glob.glob(argument, recursive=True), key=_by_numbers)
         if not matches:
-            raise InputError("no file matches", path=argument)
+            raise InputError("no such file, nor one that it matches", path=argument)
         for match in matches:
             found.setdefault(Path(match))
     return list(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import partial
@@ -12,13 +11,12 @@ from typing import Any
 
 import ffmpeg
 
+from vidbg import machine
 from vidbg.frames import VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media import light
 from vidbg.media.formats import alpha_layout, is_grey
 
-# Honours taskset and containers, where os.cpu_count() does not.
-_HAS_AFFINITY = hasattr(os, "sched_getaffinity")
 # How far before a wanted time to start decoding, so that a demuxer that lands late or a
 # decoder that needs a run-up still gives the wanted frame.
 _PREROLL_S = 5
@@ -201,12 +199,12 @@ def opened_at(info: VideoInfo, seek_s: Fraction, *, threads: int | None = None) 
 
 
 def _decoder_threads() -> int:
-    """Return half of the cores: network and encoder run at the same time.
+    """Return half of a job's cores: network and encoder run at the same time.
 
     Each thread of a decoder holds frames of its own; on two cores one thread decodes 1080p
     H.264 at 160 frames a second in 70 MiB, where FFmpeg's three take 103.
     """
-    return max(1, min(16, len(os.sched_getaffinity(0)) // 2)) if _HAS_AFFINITY else 2
+    return max(1, min(16, machine.cores_per_job() // 2))
 
 
 def _can_deinterlace(info: VideoInfo) -> bool:

@@ -1,0 +1,416 @@
+"""Many clips in one run: jobs at once in threads, one network, what is finished is skipped.
+
+Threads and not processes, because the network is to be in memory once. What takes time lets go of
+the interpreter: FFmpeg is a process of its own, the network and array operations are native code.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vidbg import machine, pipeline
+from vidbg.errors import OutputError, VidbgError
+from vidbg.frames import VideoInfo
+from vidbg.journal import fingerprint
+from vidbg.ledger import Ledger, located, place_of
+from vidbg.media import ffmpeg as ff
+from vidbg.sharing import SETTLED_FRAMES, Room, SharedNetwork, cores_for, memory_bytes
+
+if TYPE_CHECKING:
+    from vidbg.matting.segmenter import NetworkSegmenter
+    from vidbg.pipeline import Job, Progress
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+# After an interruption: when jobs' FFmpegs are ended, and when we no longer wait for jobs.
+_GRACE_S, _PATIENCE_S = 3.0, 15.0
+# Which network a job needs: model, weights, device, precision.
+_Network = tuple[str | None, str | None, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One clip of a batch.
+
+    Attributes:
+        source: The clip.
+        root: The folder whose ledgers note the result.
+        folder: The folder that the result goes into; made if it is not there.
+        job: What to do.
+        problem: Why there is nothing to be done with the clip; there is no job then.
+    """
+
+    source: Path
+    root: Path
+    folder: Path
+    job: Job | None = None
+    problem: VidbgError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A clip's first frame is asked for; ``total`` is the number expected, where known."""
+
+    source: Path
+    output: Path
+    info: VideoInfo
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """A batch of a clip's frames is written."""
+
+    source: Path
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Downloading:
+    """Weights are fetched: bytes had and bytes in all."""
+
+    had: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a clip.
+
+    Attributes:
+        source: The clip.
+        output: Its result's name, if it got as far as that.
+        state: "done", "skipped" (done by an earlier run), "failed" or "interrupted".
+        frames: Frames in the result; for a clip that was interrupted, those that were written.
+        seconds: Wall-clock seconds that it took.
+        lost_frames: Frames of a damaged source that could not be decoded.
+        error: Why it failed.
+        earlier_frames: Those of ``frames`` that an earlier run made, in a time of its own.
+    """
+
+    source: Path
+    output: Path | None
+    state: str
+    frames: int = 0
+    seconds: float = 0.0
+    lost_frames: int = 0
+    error: VidbgError | None = None
+    earlier_frames: int = 0
+
+
+Event = Started | Advanced | Downloading | Outcome
+
+
+def process(
+    tasks: Iterable[Task],
+    ledgers: Mapping[Path, Ledger],
+    on_event: Callable[[Event], None],
+    *,
+    jobs: int = 1,
+    force: bool = False,
+    arrivals: Callable[[], Iterable[Task]] | None = None,
+) -> None:
+    """Do tasks, one or more at once. One that fails does not stop the others.
+
+    Clips that need the same network are done together, so that one is in memory at a time.
+
+    Args:
+        tasks: What to do.
+        ledgers: By each task's root, the ledgers of what is finished.
+        on_event: Called in this thread with all that happens; last of each task comes its Outcome.
+        jobs: How many at once; fewer where memory does not hold as many.
+        force: Do what is finished again.
+        arrivals: Called now and then for tasks that have come up; with it there is no end.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, once all that ran has been ended and reported.
+    """
+    batch = _Batch(ledgers, on_event, jobs, force)
+    with cores_for(jobs):
+        try:
+            batch.work_off(deque(tasks), arrivals)
+        finally:
+            batch.end()
+
+
+class _Batch:
+    """The state of one call of :func:`process`. Only its own thread calls ``on_event``."""
+
+    def __init__(
+        self,
+        ledgers: Mapping[Path, Ledger],
+        on_event: Callable[[Event], None],
+        jobs: int,
+        force: bool,
+    ) -> None:
+        self._ledgers = ledgers
+        self._on_event = on_event
+        self._jobs = max(1, jobs)
+        self._force = force
+        self._stop = threading.Event()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._threads: dict[Path, threading.Thread] = {}  # by output: one writer each
+        self._network: tuple[_Network, NetworkSegmenter] | None = None
+        self._refusals: dict[_Network, VidbgError] = {}
+        self._turn = threading.Lock()  # to call the network
+        self._room = Room()
+
+    def work_off(self, waiting: deque[Task], arrivals: Callable[[], Iterable[Task]] | None) -> None:
+        while True:
+            if arrivals is not None:
+                waiting.extend(arrivals())
+            while len(self._threads) < self._jobs:
+                task = self._next(waiting)
+                if task is None:
+                    break
+                self._begin(task)
+            if not (waiting or self._threads or arrivals is not None):
+                return
+            self._report(_POLL_S)
+
+    def end(self) -> None:
+        """End what still runs, and report what became of it. Waits are bounded."""
+        self._stop.set()
+        began_s = time.monotonic()
+        on_event = self._on_event
+
+        def tell(event: Event) -> None:
+            with suppress(OSError):  # nobody listens any more, which is no reason to leave jobs
+                on_event(event)
+
+        self._on_event = tell
+        while any(thread.is_alive() for thread in self._threads.values()):
+            waited_s = time.monotonic() - began_s
+            if waited_s > _PATIENCE_S:
+                logger.warning("%d jobs did not stop", len(self._threads))
+                break
+            if waited_s > _GRACE_S:
+                ff.kill_all()
+            self._report(_POLL_S)
+        self._report(0)
+
+    def _report(self, timeout_s: float) -> None:
+        """Pass on what has happened; wait so long for the first of it."""
+        with suppress(queue.Empty):
+            while True:
+                event = (
+                    self._events.get(timeout=timeout_s) if timeout_s else self._events.get(False)
+                )
+                timeout_s = 0
+                if isinstance(event, Outcome) and event.output is not None:
+                    self._threads.pop(event.output).join(_GRACE_S)
+                self._on_event(event)
+
+    def _next(self, waiting: deque[Task]) -> Task | None:
+        """Take the next task that may begin now: of those with the loaded network, the first."""
+        loaded = None if self._network is None else self._network[0]
+        ready = (t for t in waiting if t.job is None or t.job.output.path not in self._threads)
+        other = None
+        for task in ready:
+            if task.job is None or _network_of(task.job) in (None, loaded):
+                waiting.remove(task)
+                return task
+            other = other or task
+        if other is None or self._threads:  # while jobs run, their network is needed
+            return None
+        waiting.remove(other)
+        return other
+
+    def _begin(self, task: Task) -> None:
+        """Start a thread for a task, unless nothing is to be done."""
+        if task.job is None:
+            self._on_event(Outcome(task.source, None, "failed", error=task.problem))
+            return
+        output = task.job.output.path
+        mark = None
+        with suppress(OSError):  # what is missing the pipeline says
+            mark = _mark(task.job)
+        known = None if mark is None else self._ledgers[task.root].finished(output, mark)
+        is_whole = all(os.path.lexists(place_of(also.path)) for also in task.job.also)
+        if known is not None and is_whole and not self._force:
+            self._on_event(Outcome(task.source, output, "skipped", known.frames, known.seconds))
+            return
+        wanted = _network_of(task.job)
+        segmenter = None
+        if wanted is not None:
+            segmenter = self._load(wanted)
+            if segmenter is None:
+                error = self._refusals[wanted]
+                self._on_event(Outcome(task.source, output, "failed", error=error))
+                return
+        thread = threading.Thread(
+            target=self._work,
+            args=(task, task.job, mark, segmenter),
+            name="vidbg-job",
+            daemon=True,
+        )
+        self._threads[output] = thread
+        thread.start()
+
+    def _load(self, wanted: _Network) -> NetworkSegmenter | None:
+        """Return a network, the only one in memory, or None if it cannot be had: asked for once."""
+        if self._network is not None and self._network[0] == wanted:
+            return self._network[1]
+        if wanted in self._refusals:
+            return None
+        self._network = None
+        from vidbg.matting.segmenter import load_segmenter
+
+        model, weights, device, precision = wanted
+        try:
+            network = load_segmenter(
+                model=model,
+                weights=weights,
+                device=device,
+                precision=precision,
+                threads=machine.quota(),
+                progress=lambda had, total: self._on_event(Downloading(had, total)),
+            )
+            # Once, so that its memory is no longer among what is free.
+            network(np.zeros((1, *network.input_size(1920, 1080), 3), np.uint8))
+        except Exception as error:
+            self._refusals[wanted] = _as_ours(error)
+            return None
+        self._network = (wanted, network)
+        return network
+
+    def _work(
+        self, task: Task, job: Job, mark: str | None, network: NetworkSegmenter | None
+    ) -> None:
+        """Do a job: what a thread runs."""
+        output = job.output.path
+        run = _Run()
+        try:
+            outcome = self._made(task, job, mark, network, run)
+        except BaseException as error:
+            was_stopped = self._stop.is_set()
+            if not (was_stopped or isinstance(error, VidbgError)):
+                logger.debug("%s: failed", task.source, exc_info=True)
+            outcome = Outcome(
+                task.source,
+                output,
+                "interrupted" if was_stopped else "failed",
+                run.frames,
+                run.seconds,
+                error=None if was_stopped else _as_ours(error),
+                earlier_frames=run.earlier_frames,
+            )
+        finally:
+            self._room.leave(output)
+        self._events.put(outcome)
+
+    def _made(
+        self, task: Task, job: Job, mark: str | None, network: NetworkSegmenter | None, run: _Run
+    ) -> Outcome:
+        output, ledger = job.output.path, self._ledgers[task.root]
+        is_ours = ledger.owns(output, task.source)
+        may_replace = job.output.overwrite or is_ours
+        if not may_replace and os.path.lexists(place_of(output)):
+            raise OutputError("exists already", path=output, hint="Use -y to overwrite it")
+        for folder in (task.folder, *(place_of(also.path).parent for also in job.also)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot be made ({error.strerror})", path=folder) from error
+        ledger.begin(output, task.source)
+        shared = None if network is None else SharedNetwork(network, self._turn, self._stop)
+
+        def admit(info: VideoInfo, total: int | None) -> None:
+            batch_size = job.batch_size or (1 if shared is None else shared.last_batch_size)
+            needed = memory_bytes(info, batch_size, machine.cores())
+            self._room.enter(output, needed, task.source, self._stop)
+            self._check()
+            run.began_s = time.monotonic()  # waiting for memory is not the clip's own time
+            self._events.put(Started(task.source, output, info, total))
+
+        def advance(progress: Progress) -> None:
+            run.frames, run.earlier_frames = progress.frames, progress.earlier_frames
+            if progress.frames >= SETTLED_FRAMES:
+                self._room.settle(output)
+            self._events.put(Advanced(task.source, progress))
+            self._check()
+
+        try:
+            self._check()
+            result = pipeline.run(
+                replace(
+                    job,
+                    resume=True,
+                    output=replace(job.output, overwrite=may_replace),
+                    also=tuple(replace(also, overwrite=may_replace) for also in job.also),
+                ),
+                segmenter=shared,
+                on_start=admit,
+                on_progress=advance,
+            )
+        except BaseException:
+            with suppress(OutputError):
+                ledger.give_up(output)
+            raise
+        mark = mark or _mark(job)
+        ledger.finish(output, task.source, mark, result.frames, run.seconds)
+        return Outcome(
+            task.source,
+            output,
+            "done",
+            result.frames,
+            run.seconds,
+            result.lost_frames,
+            earlier_frames=result.earlier_frames,
+        )
+
+    def _check(self) -> None:
+        """End this thread's job if the batch is to end, as Ctrl-C ends a single one."""
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+
+
+@dataclass(slots=True)
+class _Run:
+    """How far a job is, for when it does not get to its end."""
+
+    frames: int = 0
+    earlier_frames: int = 0
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began_s
+
+
+def _mark(job: Job) -> str:
+    """Return a job's fingerprint, the same for all ways that lead to its clip."""
+    return fingerprint(replace(job, source=located(job.source)))
+
+
+def _network_of(job: Job) -> _Network | None:
+    """Return which network a job needs, or None if it needs none."""
+    if job.model == pipeline.CHROMA_MODEL or job.matte_in is not None:
+        return None
+    weights = None if job.weights is None else str(job.weights)
+    return job.model, weights, job.device, job.precision
+
+
+def _as_ours(error: BaseException) -> VidbgError:
+    """Return a failure as one that names its cause in a line."""
+    if isinstance(error, VidbgError):
+        return error
+    if isinstance(error, MemoryError):
+        return VidbgError("out of memory", hint="Try fewer --jobs")
+    if isinstance(error, OSError):
+        return VidbgError(error.strerror or str(error), path=error.filename)
+    what = f"unexpected {type(error).__name__}: {error}"
+    return VidbgError(what, hint="Run with --debug for details")
