@@ -191,6 +191,133 @@ def test_a_name_that_is_too_long_with_our_ending(clips: Path, clip: Path, tmp_pa
     assert results(run) == {"a.mp4": "done", "c.mov": "done", name: "failed"}
 
 
+def test_foregrounds_and_mattes_beside(clips: Path, clip: Path, tmp_path: Path) -> None:
+    """From one run, in folders of their own that lie in the input and are no input."""
+    (clips / "b.mp4").unlink()
+    shutil.copy(clip, clips / "c.avi")
+    fg, mattes, out = clips / "fg", tmp_path / "mattes", tmp_path / "out"
+    arguments = (clips, *RED, "--alpha-out", fg, "--matte-out", mattes, "-o", out, "--recursive")
+    run = vidbg(*arguments)
+    assert run.returncode == 0, run.stderr
+    stems = ["a", "c", "c.mov", "sub/d"]
+    assert set(files(out)) == {f"{stem}.vidbg.mp4" for stem in stems}
+    assert set(files(fg)) == {f"{stem}.alpha.vidbg.mov" for stem in stems}
+    assert set(files(mattes)) == {f"{stem}.matte.vidbg.mp4" for stem in stems}
+    assert stream_facts(fg / "sub/d.alpha.vidbg.mov").pix_fmt.startswith("yuva444p")
+    written = [out / "a.vidbg.mp4", fg / "a.alpha.vidbg.mov", mattes / "a.matte.vidbg.mp4"]
+    assert set(map(str, written)) <= set(run.stdout.split())
+
+    again = dict.fromkeys(("a.mp4", "c.avi", "c.mov", "d.mp4"), "skipped")
+    assert results(vidbg(*arguments, "--json")) == again
+    # One of three is gone, whichever it is: all are made anew, and nothing else is.
+    for gone in written:
+        gone.unlink()
+        run = vidbg(*arguments, "--json")
+        assert results(run) == {**again, "a.mp4": "done"}
+        done = next(event for event in events(run) if event["event"] == "done")
+        assert done["also"] == [str(path) for path in written[1:]]
+        assert gone.exists()
+    # By itself a clip keeps to its own names.
+    before = (fg / "c.alpha.vidbg.mov").stat().st_mtime_ns
+    alone = vidbg(clips / "c.mov", "--force", *arguments[1:-1])
+    assert alone.returncode == 0, alone.stderr
+    assert str(fg / "c.mov.alpha.vidbg.mov") in alone.stdout
+    assert (fg / "c.alpha.vidbg.mov").stat().st_mtime_ns == before
+    # What somebody else put there stays.
+    shutil.copy(clip, mattes / "a.matte.vidbg.mp4")
+    run = vidbg(*arguments, "--json")
+    assert results(run) == {**again, "a.mp4": "failed"}
+    assert "exists already" in run.stdout
+    assert (mattes / "a.matte.vidbg.mp4").read_bytes() == clip.read_bytes()
+    run = vidbg(clips, clips / "sub", *RED, "--matte-out", tmp_path / "m", "-o", tmp_path / "o")
+    assert files(tmp_path / "m")[0] == "clips/a.matte.vidbg.mp4"
+    assert files(tmp_path / "m")[-1] == "sub/d.matte.vidbg.mp4"
+
+
+def test_ready_mattes_of_single_clips(clips: Path, clip: Path, tmp_path: Path) -> None:
+    """They lie among the clips, as does a background of one's own, and are no clips."""
+    (clips / "b.mp4").unlink()
+    flat = bytes([255] * 64 * 48 * 5)
+    make_clip(clips / "white.mkv", size=(64, 48), raw=flat, raw_pix_fmt="gray", codec="ffv1",
+              pix_fmt="gray", frames=5)  # fmt: skip
+    shutil.copy(clip, clips / "office.mp4")
+    (clips / "vidbg.toml").write_text(
+        'model = "chroma"\nkey = "green"\nbg = "red"\noutput = "../out"\n'
+        '[clips."a.mp4"]\nmatte-in = "white.mkv"\n[clips."c.*"]\nbg = "office.mp4"\n'
+    )
+    run = vidbg(clips, "--device", "cpu", "--codec", "ffv1", "--json")
+    assert results(run) == {"a.mp4": "done", "c.mov": "done"}
+    made = decode_planes(tmp_path / "out/a.vidbg.mkv", "yuv420p")
+    own = decode_planes(clips / "a.mp4", "yuv420p")
+    assert all((one == other).all() for one, other in zip(made, own, strict=True))
+
+
+def test_numbered_pictures_beside_clips(clips: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    flat = bytes([200] * 64 * 48) + bytes([128] * 2 * 32 * 24)
+    make_clip(frames / "1.png", size=(64, 48), raw=flat, pix_fmt="rgb24", frames=1)
+    shutil.copy(frames / "1.png", frames / "2.png")
+    out = tmp_path / "out"
+    run = vidbg(".", clips / "a.mp4", *RED, "-o", out, "--json", cwd=frames)
+    assert results(run) == {"": "done", "a.mp4": "done"}
+    assert files(out) == ["a.vidbg.mp4", "frames.vidbg.mp4"]
+    # Where the result of one alone would lie too.
+    for result in ("done", "skipped"):
+        run = vidbg("../frames", clips / "a.mp4", *RED, "--json", cwd=frames)
+        assert results(run) == {"frames": result, "a.mp4": result}
+    assert stream_facts(tmp_path / "frames.vidbg.mp4").frames == 2
+    assert files(frames) == ["1.png", "2.png"]
+    # One that is no good stops no other.
+    (tmp_path / "two").mkdir()
+    for name in ("a1.png", "b1.png"):
+        shutil.copy(frames / "1.png", tmp_path / "two" / name)
+    run = vidbg(tmp_path / "two", clips / "c.mov", *RED, "--json")
+    assert results(run) == {"two": "failed", "c.mov": "done"}
+    # And as a background, by a pattern that starts from the file's folder.
+    (clips / "b.mp4").unlink()
+    (clips / "vidbg.toml").write_text('bg = "../frames/%d.png"\nmodel = "chroma"\nkey = "green"')
+    assert results(vidbg(clips, "--force", "--json")) == {"a.mp4": "done", "c.mov": "done"}
+
+
+def test_folders_of_pictures_as_results(clips: Path, tmp_path: Path) -> None:
+    (clips / "b.mp4").unlink()
+    out = tmp_path / "out"
+    arguments = (clips, "--alpha", *KEYED, "-o", out, "--format", "png")
+    run = vidbg(*arguments)
+    assert run.returncode == 0, run.stderr
+    assert "resumed" not in run.stderr  # which nobody asked for
+    assert files(out)[0] == "a.vidbg/a_000001.png"
+    assert len(files(out)) == 10
+    # File managers leave notes in folders.
+    (out / "a.vidbg/.DS_Store").write_text("icons")
+    (out / "a.vidbg/Thumbs.db").write_text("thumbnails")
+    assert results(vidbg(*arguments, "--json")) == {"a.mp4": "skipped", "c.mov": "skipped"}
+    (out / "a.vidbg/a_000003.png").unlink()
+    shutil.rmtree(out / "c.vidbg")
+    run = vidbg(*arguments, "--json")
+    assert (results(run)["a.mp4"], results(run)["c.mov"]) == ("failed", "done")
+    assert results(vidbg(*arguments, "-y", "--json"))["a.mp4"] == "done"
+    assert (out / "a.vidbg/Thumbs.db").exists()
+
+
+def test_what_a_shell_makes_of_a_star(clips: Path) -> None:
+    """The second time results are among the files; they are not worked on."""
+    (clips / "b.mp4").unlink()
+    for result in ("done", "skipped"):
+        given = sorted(path for path in clips.glob("[!.]*") if path.suffix in (".mp4", ".mov"))
+        run = vidbg(*given, *RED, "--json")
+        assert results(run) == {"a.mp4": result, "c.mov": result}
+    run = vidbg(*given, *RED)
+    assert f"{clips / 'a.vidbg.mp4'}: left out" in run.stderr
+
+
+def test_a_mistyped_folder_is_not_made(clips: Path, tmp_path: Path) -> None:
+    run = vidbg(clips / "a.mp4", tmp_path / "clisp/c.mov", *RED, "--json")
+    assert results(run) == {"a.mp4": "done", "c.mov": "failed"}
+    assert not (tmp_path / "clisp").exists()
+
+
 def test_backgrounds_by_name(clips: Path, tmp_path: Path) -> None:
     (clips / "b.mp4").unlink()
     behind = clips / "bg"  # inside the input, and yet no clips
@@ -265,6 +392,10 @@ def test_bars_on_a_terminal(long_clips: Path, tmp_path: Path) -> None:
         (["{clips}", "--bg", "red", "--crf", "99"], 2, ["--crf"]),
         (["{clips}", "--bg", "{clips}/no.jpg", *KEYED], 1, ["no.jpg", "no such file"]),
         (["{clips}", "--bg-dir", "{clips}/no"], 2, ["--bg-dir"]),
+        (["{clips}", "--bg", "red", "--bg-dir", "{clips}/sub"], 2, ["--bg or --bg-dir"]),
+        (["{clips}", "--bg", "{clips}/%d.png", *KEYED], 1, ["%d.png", "no file fits"]),
+        (["{clips}", "--matte", "--alpha-out", "fg.mov"], 2, ["--alpha-out", "folder"]),
+        (["{clips}", "--bg", "red", "--matte-in", "m.mkv"], 2, ["--matte-in", "vidbg.toml"]),
         (["{clips}/empty", "--bg", "red"], 1, ["empty", "there is no video in it"]),
         (["--bg", "red"], 2, ["Missing", "INPUT"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,9 @@ def test_the_whole_job_with_what_is_built_in(tmp_path: Path) -> None:
         ([GREEN, "--bg", "red", "--in-fps", "24"], ["--in-fps", "picture sequences"]),
         ([GREEN, "--bg", "red", "--in-fps", "fast"], ["fast", "no frame rate"]),
         (["-", "--bg", "red"], ["-o"]),
+        (["-", "--bg", "red", "-o", "x.mp4", "--watch"], ["--watch is for"]),
+        (["-", "--bg-dir", ".", "-o", "x.mp4"], ["--bg-dir is for"]),
+        (["-", "--bg", "red", "-o", "x.mp4", "--resume"], ["--resume is for files"]),
         (["https://example.invalid/a.mp4", "--bg", "red", "-o", "x.mp4"], ["--allow-url"]),
         ([GREEN, "--bg", "http://example.invalid/a.mp4"], ["--allow-url"]),
         (["http://example.invalid/a.mp4", "--bg", "red", "--allow-url"], ["-o"]),
@@ -549,6 +553,17 @@ def test_standard_input_is_a_clip(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert stream_facts(out).frames == 6
     assert list(tmp_path.iterdir()) == [out]
+    pictures = tmp_path / "new"
+    command[-1] = f"{pictures}/"
+    run = subprocess.run(command, input=content, capture_output=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert min(path.name for path in pictures.iterdir()) == "new_000001.png"
+    # Refused before anything is stored.
+    run = subprocess.run(command, input=content, capture_output=True, timeout=120)
+    assert run.returncode == 1
+    assert b"exists already" in run.stderr
+    assert b"stored" not in run.stderr
+    shutil.rmtree(pictures)
     command[-1] = str(tmp_path / "text.mkv")
     run = subprocess.run(command, input=b"text\n" * 99, capture_output=True, timeout=120)
     assert (run.returncode, run.stderr.count(b"standard input: not a video")) == (1, 1)

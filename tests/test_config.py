@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from vidbg.cli import config
 from vidbg.cli.config import Settings, as_toml, merged, settings_for
+from vidbg.cli.parameters import FolderPath
 from vidbg.cli.run import run as command
 from vidbg.errors import InputError
 
@@ -79,6 +80,22 @@ def test_files_are_found_from_where_the_file_lies(tmp_path: Path) -> None:
     assert found["bg"] == str(tmp_path / "beach.jpg")
     assert (found["output"], found["weights"]) == (tmp_path / "out", Path("/net.pt"))
     assert settings(tmp_path, 'bg = "blur:4"').common()["bg"] == "blur:4"
+    (tmp_path / "bgs").mkdir()
+    (tmp_path / "1.png").touch()
+    found = settings(tmp_path, 'bg-dir = "bgs"').common()
+    assert found["bg_dir"] == tmp_path / "bgs"
+    found = settings(tmp_path, 'bg = "%d.png"\nalpha-out = "fg/"').common()
+    assert found["bg"] == str(tmp_path / "%d.png")
+    assert isinstance(found["alpha_out"], FolderPath)
+
+
+def test_a_network_undoes_mattes_that_are_ready(tmp_path: Path) -> None:
+    text = 'model = "u2netp"\n[clips."a.*"]\nmatte-in = "m.mkv"\n'
+    of_file = settings(tmp_path, text).of_clip(PurePath("a.mp4"))
+    assert of_file["matte_in"] == tmp_path / "m.mkv"
+    for network in ("u2netp", "u2net"):
+        given = settings(tmp_path, text, "--model", network).of_clip(PurePath("a.mp4"))
+        assert (given["matte_in"], given["model"]) == (None, network)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +158,19 @@ def test_what_is_printed_sets_the_same(tmp_path: Path) -> None:
         smooth = 0.1
         despill = false
         jobs = "auto"
+        output = "out/"
+        scale = "1280x-1"
+        fps = "2997/100"
+        in-fps = 23.976
+        bitrate = "1.5M"
+        pix-fmt = "yuv422p10le"
+        looks = 2
+        resume = true
+        format = "png"
         [clips."talk*.mp4"]
         alpha = true
         end = 3
+        fps = "30000/1001"
         [clips.'we"ird\\[1].mp4']
         grow = 1.5
     """
@@ -157,6 +184,8 @@ def test_what_is_printed_sets_the_same(tmp_path: Path) -> None:
         for name in ("sources", "print_config"):
             one.pop(name), other.pop(name)
         assert one == other
+    assert isinstance(other["output"], FolderPath)
+    assert (one["fps"], one["in_fps"]) == (Fraction(2997, 100), Fraction(24000, 1001))
     assert as_toml(after, command).splitlines()[1:] == printed.splitlines()[1:]
 
 

@@ -127,6 +127,27 @@ def test_a_clip_that_is_named_twice_is_done_once(tmp_path: Path) -> None:
     assert [source.path.name for source in sources] == ["b.mp4", "a.mp4"]
 
 
+def test_pictures_that_a_folder_begins_with_do_not_make_it_a_clip(tmp_path: Path) -> None:
+    """Where more may come, as when a card is watched: photographs have numbers too."""
+    plant(tmp_path, "card/IMG_0001.jpg")
+    card = tmp_path / "card"
+    assert [s.path for s in sources_in([card], None, recursive=False)] == [card]
+    assert sources_in([card], None, recursive=False, is_sure=False) == []
+
+
+def test_results_among_several_files_are_left_out(tmp_path: Path) -> None:
+    results = ["a.vidbg.mp4", "a.mov.vidbg.mp4", "a.mov.2.vidbg.mp4", "a.alpha.vidbg.mov"]
+    others = ["a.mov", "a.b.vidbg.mp4", "c.vidbg.mp4", "sub/a.vidbg.mp4"]
+    plant(tmp_path, *results, *others)
+
+    def taken(*names: str) -> list[str]:
+        sources = sources_in([tmp_path / name for name in names], None, recursive=False)
+        return [source.path.relative_to(tmp_path).as_posix() for source in sources]
+
+    assert taken(*results, *others) == others
+    assert taken(*results) == results
+
+
 def test_numbers_count_as_numbers() -> None:
     names = ["b.mp4", "a10.mp4", "A9.mp4", "a1b20.mp4", "a1b3.mp4", "10.mp4", "9.mp4"]
     ordered = sorted(map(PurePath, names), key=natural_order)
@@ -178,6 +199,18 @@ def test_folders_of_numbered_files_have_names_too() -> None:
     taken = {name_key(plain): clip_key(Path("a.mov"))}
     assert result_path(plain, Path("a.mov"), taken) == plain
     assert result_path(plain, Path("a.mp4"), taken) == Path("out/a.mp4.vidbg")
+
+
+def test_results_of_other_kinds_have_names_of_their_own(tmp_path: Path) -> None:
+    clip = tmp_path / "a.mov"
+    plain = tmp_path / "out/a.alpha.vidbg.mov"
+    taken = {name_key(plain): clip_key(tmp_path / "a.mp4")}
+    kind = ".alpha.vidbg"
+    longer = tmp_path / "out/a.mov.alpha.vidbg.mov"
+    assert result_path(plain, clip, taken, mark=kind) == longer
+    earlier = [tmp_path / "out/a.mov.vidbg.mov", longer]
+    assert result_path(plain, clip, {}, earlier, mark=kind) == longer
+    assert result_path(tmp_path / "out/a.vidbg.mov", clip, {}, earlier) == earlier[0]
 
 
 def test_a_name_that_a_clip_has_it_keeps(tmp_path: Path) -> None:

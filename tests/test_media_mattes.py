@@ -256,6 +256,25 @@ def test_the_matte_that_vidbg_writes_gives_the_composite_that_it_makes(tmp_path:
     assert all(np.array_equal(one, other) for one, other in pairs)
 
 
+def test_own_alpha_is_not_counted_twice(tmp_path: Path) -> None:
+    """The matte of a clip with transparency has that in it already; any other gets it."""
+    own = np.broadcast_to(np.linspace(0, 255, 64).round().astype(np.uint8), (4, 48, 64))
+    source = tmp_path / "in.mkv"
+    planes = [np.full((4, 48, 64), 90, np.uint8)] * 3
+    make_clip(source, raw=pack_planes([*planes, own]), raw_pix_fmt="gbrap", pix_fmt="bgra")
+    halves = np.repeat(np.array([255, 128], np.uint8), 24)[None, :, None]
+    first = write_matte(tmp_path / "first.mkv", np.broadcast_to(halves, own.shape))
+
+    def matte_of(given: Path, name: str) -> Array:
+        output = encode.Output(tmp_path / name, "matte", "ffv1", sound="none")
+        run(Job(source, output, matte_in=given))
+        return decode_planes(output.path, "gray")[0]
+
+    once = matte_of(first, "once.mkv")
+    np.testing.assert_array_equal(once, np.minimum(own, halves))
+    np.testing.assert_array_equal(matte_of(tmp_path / "once.mkv", "twice.mkv"), once)
+
+
 def test_the_matte_is_not_overwritten(tmp_path: Path) -> None:
     matte = write_matte(tmp_path / "matte.mkv", levels_of(4))
     with pytest.raises(OutputError, match="is the matte itself"):

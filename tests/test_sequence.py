@@ -245,6 +245,9 @@ def test_results_are_named_after_the_folder_or_the_pattern(
     monkeypatch.chdir(folder)
     assert result_name(Path()) == folder
     assert result_name(Path("%d.png")) == Path("shot.v2")
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    assert result_name(Path("..")) == folder
 
 
 @given(

@@ -26,10 +26,12 @@ from vidbg.frames import VideoInfo
 from vidbg.journal import fingerprint
 from vidbg.ledger import Ledger, located, place_of
 from vidbg.media import ffmpeg as ff
+from vidbg.media.segments import is_resumable
 from vidbg.sharing import SETTLED_FRAMES, Room, SharedNetwork, cores_for, memory_bytes
 
 if TYPE_CHECKING:
     from vidbg.matting.segmenter import NetworkSegmenter
+    from vidbg.media.encode import Output
     from vidbg.pipeline import Job, Progress
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class Outcome:
         lost_frames: Frames of a damaged source that could not be decoded.
         error: Why it failed.
         earlier_frames: Those of ``frames`` that an earlier run made, in a time of its own.
+        also: Further results, of a clip that is done.
     """
 
     source: Path
@@ -109,6 +112,7 @@ class Outcome:
     lost_frames: int = 0
     error: VidbgError | None = None
     earlier_frames: int = 0
+    also: tuple[Path, ...] = ()
 
 
 Event = Started | Advanced | Downloading | Outcome
@@ -236,13 +240,17 @@ class _Batch:
             return
         output = task.job.output.path
         mark = None
-        with suppress(OSError):  # what is missing the pipeline says
+        with suppress(OSError, VidbgError):  # what is missing the pipeline says
             mark = _mark(task.job)
-        known = None if mark is None else self._ledgers[task.root].finished(output, mark)
-        is_whole = all(os.path.lexists(place_of(also.path)) for also in task.job.also)
-        if known is not None and is_whole and not self._force:
-            self._on_event(Outcome(task.source, output, "skipped", known.frames, known.seconds))
-            return
+        if mark is not None and not self._force:
+            ledger = self._ledgers[task.root]
+            known, *others = (ledger.finished(one.path, mark) for one in task.job.outputs)
+            if known is not None and None not in others:
+                also = tuple(one.path for one in task.job.also)
+                self._on_event(
+                    Outcome(task.source, output, "skipped", known.frames, known.seconds, also=also)
+                )
+                return
         wanted = _network_of(task.job)
         segmenter = None
         if wanted is not None:
@@ -316,16 +324,14 @@ class _Batch:
         self, task: Task, job: Job, mark: str | None, network: NetworkSegmenter | None, run: _Run
     ) -> Outcome:
         output, ledger = job.output.path, self._ledgers[task.root]
-        is_ours = ledger.owns(output, task.source)
-        may_replace = job.output.overwrite or is_ours
-        if not may_replace and os.path.lexists(place_of(output)):
-            raise OutputError("exists already", path=output, hint="Use -y to overwrite it")
-        for folder in (task.folder, *(place_of(also.path).parent for also in job.also)):
+        main, *others = (_replacing(one, task.source, ledger) for one in job.outputs)
+        for folder in (task.folder, *(place_of(also.path).parent for also in others)):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise OutputError(f"cannot be made ({error.strerror})", path=folder) from error
-        ledger.begin(output, task.source)
+        for one in job.outputs:
+            ledger.begin(one.path, task.source)
         shared = None if network is None else SharedNetwork(network, self._turn, self._stop)
 
         def admit(info: VideoInfo, total: int | None) -> None:
@@ -348,9 +354,10 @@ class _Batch:
             result = pipeline.run(
                 replace(
                     job,
-                    resume=True,
-                    output=replace(job.output, overwrite=may_replace),
-                    also=tuple(replace(also, overwrite=may_replace) for also in job.also),
+                    # Nobody is to hear of what cannot be, unless it was asked for.
+                    resume=job.resume or all(map(is_resumable, job.outputs)),
+                    output=main,
+                    also=tuple(others),
                 ),
                 segmenter=shared,
                 on_start=admit,
@@ -358,10 +365,12 @@ class _Batch:
             )
         except BaseException:
             with suppress(OutputError):
-                ledger.give_up(output)
+                for one in job.outputs:
+                    ledger.give_up(one.path)
             raise
         mark = mark or _mark(job)
-        ledger.finish(output, task.source, mark, result.frames, run.seconds)
+        for one in job.outputs:
+            ledger.finish(one.path, task.source, mark, result.frames, run.seconds)
         return Outcome(
             task.source,
             output,
@@ -370,6 +379,7 @@ class _Batch:
             run.seconds,
             result.lost_frames,
             earlier_frames=result.earlier_frames,
+            also=result.also,
         )
 
     def _check(self) -> None:
@@ -389,6 +399,19 @@ class _Run:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began_s
+
+
+def _replacing(output: Output, source: Path, ledger: Ledger) -> Output:
+    """Return an output that may replace what is there, if that was made here of the same clip.
+
+    Raises:
+        OutputError: Something else is there.
+    """
+    if output.overwrite or ledger.owns(output.path, source):
+        return replace(output, overwrite=True)
+    if os.path.lexists(place_of(output.path)):
+        raise OutputError("exists already", path=output.path, hint="Use -y to overwrite it")
+    return output
 
 
 def _mark(job: Job) -> str:

@@ -15,7 +15,7 @@ from vidbg.errors import InputError, VidbgError
 from vidbg.ledger import located
 from vidbg.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from vidbg.media.probe import probe
-from vidbg.media.sequence import is_sequence
+from vidbg.media.sequence import is_sequence, result_name
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +79,17 @@ def sources_in(
         output: The folder for results; None for beside each clip.
         recursive: Sub-folders of folders too. Below ``output`` they are mirrored.
         left_out: Files and folders that are not looked at, such as backgrounds.
-        is_sure: Leave out files of unknown extensions that are no videos.
+        is_sure: Leave out files of unknown extensions that are no videos, and take a folder of
+            numbered pictures for a clip. Else more may come into it.
     """
     inputs = list(inputs)
     found: dict[Path, Source] = {}
     for given in inputs:
-        if not given.is_dir() or is_sequence(given):
-            home = output or given.parent
+        if not given.is_dir() or (is_sure and is_sequence(given)):
+            if _is_result_of_another(given, inputs):
+                logger.info("%s: left out, as it is a result of another INPUT", given)
+                continue
+            home = output or (result_name(given) or given).parent
             found.setdefault(located(given), Source(given, home, PurePath(), _real(home)))
             continue
         find = find_clips if is_sure else find_files
@@ -93,6 +97,16 @@ def sources_in(
         for path in find(given, recursive=recursive, left_out=unwanted):
             found.setdefault(located(path), _placed(path, given, output, len(inputs) > 1))
     return list(found.values())
+
+
+def _is_result_of_another(given: Path, inputs: Iterable[Path]) -> bool:
+    """Say whether an INPUT is what vidbg made of another, as where a shell resolved ``*.mp4``."""
+    stem, mark, _ = given.name.rpartition(".vidbg")
+    return bool(mark) and any(
+        re.fullmatch(rf"(?:{_own_stems(other)})(?:\.alpha|\.matte)?", stem)
+        and located(other).parent == located(given).parent
+        for other in inputs
+    )
 
 
 def _placed(path: Path, given: Path, output: Path | None, is_one_of_many: bool) -> Source:
@@ -163,7 +177,12 @@ def holds_video(path: Path) -> bool:
 
 
 def result_path(
-    plain: Path, source: Path, taken: Mapping[str, str], earlier: Iterable[Path] = ()
+    plain: Path,
+    source: Path,
+    taken: Mapping[str, str],
+    earlier: Iterable[Path] = (),
+    *,
+    mark: str = ".vidbg",
 ) -> Path:
     """Return the name of a result that no other clip's result has.
 
@@ -172,16 +191,17 @@ def result_path(
     A name that a clip has got it keeps.
 
     Args:
-        plain: The name that it has by itself: the clip's stem, ``.vidbg`` and an extension, or
+        plain: The name that it has by itself: the clip's stem, the mark and an extension, or
             none, for a folder of numbered files.
         source: The clip.
         taken: Whose names are whose: clips, as :func:`clip_key` has them, by names of results, as
             :func:`name_key` has those.
         earlier: What results of the clip were called before, as :func:`~vidbg.ledger.located` has
             them.
+        mark: What comes behind the stem, other than which the clip may have other results.
     """
-    ending = "".join(plain.name.rpartition(".vidbg")[1:])
-    own = rf"{re.escape(source.stem)}|{re.escape(source.name)}(?:\.\d+)?"
+    ending = "".join(plain.name.rpartition(mark)[1:])
+    own = _own_stems(source)
     for path in earlier:
         stem = path.name.removesuffix(ending)
         is_alike = path.parent == located(plain).parent and stem != path.name
@@ -194,6 +214,11 @@ def result_path(
         candidate = plain.with_name(stem + ending)
         number += 1
     return candidate
+
+
+def _own_stems(source: Path) -> str:
+    """Return a regular expression of what names of a clip's results begin with."""
+    return rf"{re.escape(source.stem)}|{re.escape(source.name)}(?:\.\d+)?"
 
 
 def name_key(path: Path) -> str:

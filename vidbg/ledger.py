@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vidbg.errors import OutputError
+from vidbg.media import pngs
 
 logger = logging.getLogger(__name__)
 
@@ -252,18 +253,19 @@ def place_of(output: Path) -> Path:
     Args:
         output: A file, or a printf pattern in a folder that is called after the clip.
     """
-    is_pattern = "%" in output.name and output.suffix.lower() == ".png"
-    return output.parent if is_pattern and ".vidbg" in output.parent.name else output
+    is_ours = pngs.is_pattern(output) and ".vidbg" in output.parent.name
+    return output.parent if is_ours else output
 
 
 def _state(output: Path) -> tuple[int, int] | None:
     """Return size in bytes and time of last change (ns) of a result, or None if it is not there."""
     place = place_of(output)
     try:
-        if not place.is_dir():
+        if place == output:
             found = place.stat()
             return found.st_size, found.st_mtime_ns
-        files = [entry.stat() for entry in os.scandir(place) if entry.is_file()]
+        # File managers leave notes of their own in folders.
+        files = [frame.stat() for frame in pngs.frames_of(output)]
     except OSError:
         return None
     if not files:

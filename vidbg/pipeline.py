@@ -497,6 +497,7 @@ class Look:
         despill: Take the old background's tint off the subject.
         screen: The old background's colour in code values, where it is known.
         black: Black in code values, which premultiplied colours fall to.
+        is_ready: The mattes come from a file.
     """
 
     edges: str = "fast"
@@ -504,6 +505,7 @@ class Look:
     despill: bool = False
     screen: tuple[int, int, int] | None = None
     black: tuple[int, int, int] = (0, 0, 0)
+    is_ready: bool = False
 
 
 def finisher(
@@ -537,7 +539,7 @@ def finish(
         One of each of the job's outputs, in their order.
     """
     frames = batch.frames
-    alpha = refine.finish_matte(batch, look.edges, look.controls)
+    alpha = refine.finish_matte(batch, look.edges, look.controls, may_hold_own=look.is_ready)
     wanted = [(output.kind, output.premultiplied) for output in job.outputs]
     shown: dict[tuple[str, bool], Shown] = {("matte", False): (frames.planes, alpha)}
     if set(wanted) != set(shown):
@@ -845,7 +847,8 @@ def _look(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> Look
     colour = colours.resolve(info.colour, info.format, info.height)
     black = colours.rgb_to_codes((0, 0, 0), info.format, colour)
     if isinstance(segmenter, ReadyMattes):
-        return Look(job.edges or "off", job.controls, bool(job.despill), None, black)
+        edges = job.edges or "off"
+        return Look(edges, job.controls, bool(job.despill), None, black, is_ready=True)
     if not isinstance(segmenter, chroma.ChromaKeyer):
         return Look(job.edges or "fast", job.controls, bool(job.despill), None, black)
     # A key is made of the frame's colours at its full size: there is nothing to refine.

@@ -120,24 +120,20 @@ def run(inputs: Sequence[Path], settings: Settings, make_job: MakeJob) -> int:
     from vidbg.ledger import Ledger
     from vidbg.watch import Arrivals
 
-    sources = [] if options["watch"] else _sources(inputs, options)
-    if not sources and not options["watch"]:
-        raise InputError(
-            "there is no video in it",
-            path=inputs[0],
-            hint=None if options["recursive"] else "Sub-folders are looked into with --recursive",
-        )
-    roots = _roots(inputs, options)
     wanted = options["jobs"]
     jobs = max(1, machine.cores() // _CORES_PER_JOB) if wanted == "auto" else int(wanted)
     overview = Overview(
         as_json=options["as_json"],
         quiet=options["quiet"],
         verbose=options["verbose"] or options["debug"],
-        clips=len(sources),
     )
     with ExitStack() as cleanup:
         cleanup.enter_context(overview)
+        sources = [] if options["watch"] else _sources(inputs, settings)
+        if not sources and not options["watch"]:
+            hint = None if options["recursive"] else "Sub-folders are looked into with --recursive"
+            raise InputError("there is no video in it", path=inputs[0], hint=hint)
+        overview.expect(len(sources))
         if settings.path is not None:
             overview.say(f"settings from {settings.path}")
         # Every clip's options are looked at before a folder is made.
@@ -146,20 +142,24 @@ def run(inputs: Sequence[Path], settings: Settings, make_job: MakeJob) -> int:
         _check_background(options, tasks)
         if not options["watch"]:
             planner.check_globs(sources)
+        roots = {task.root for task in tasks if task.job is not None}
+        if options["watch"]:
+            homes = inputs if options["output"] is None else [options["output"]]
+            roots = {Path(os.path.realpath(home)) for home in homes}
         ledgers: dict[Path, Ledger] = {}
-        for root in roots:
+        for root in sorted(roots):
             root.mkdir(parents=True, exist_ok=True)
             ledgers[root] = cleanup.enter_context(Ledger(root))
         arrivals = None
         if options["watch"]:
-            watched = Arrivals(lambda: (s.path for s in _sources(inputs, options, is_sure=False)))
+            watched = Arrivals(lambda: (s.path for s in _sources(inputs, settings, is_sure=False)))
             overview.say(f"watching {', '.join(map(str, inputs))}; Ctrl-C ends it")
 
             def arrivals() -> Iterable[Task]:
                 paths = set(watched())
                 if not paths:
                     return []
-                every = _sources(inputs, options, is_sure=False)
+                every = _sources(inputs, settings, is_sure=False)
                 arrived = planner.tasks(source for source in every if source.path in paths)
                 overview.expect(len(arrived))
                 return arrived
@@ -186,31 +186,43 @@ def run(inputs: Sequence[Path], settings: Settings, make_job: MakeJob) -> int:
 def _check(inputs: Sequence[Path], options: dict[str, Any]) -> None:
     """Refuse what one clip can have and several cannot."""
     from vidbg.media import spool
-    from vidbg.media.formats import CONTAINERS
 
-    for name, option in _FOLDERS.items():
-        output: Path | None = options[name]
-        if output is None:
-            continue
-        is_file = output.exists() and not output.is_dir()
-        if is_file or (not output.exists() and output.suffix.lower() in CONTAINERS):
-            raise click.BadParameter("for several clips it is a folder", param_hint=option)
+    for name in _FOLDERS:
+        _check_folder(name, options[name])
     if options["matte_in"] is not None:
         raise click.UsageError(f"--matte-in is for one clip. In {NAME} each can have its own.")
     if options["bg"] is not None and spool.is_url(options["bg"]):
         raise click.UsageError("A background from a URL is for one clip: download it first.")
+    if options["bg"] is not None and options["bg_dir"] is not None:
+        raise click.UsageError("Choose one: --bg or --bg-dir.")
     if options["watch"] and not all(path.is_dir() for path in inputs):
         raise click.UsageError("--watch is for folders.")
+
+
+def _check_folder(name: str, folder: Path | None) -> None:
+    """Raise :class:`click.BadParameter` if an output is named as a file is, for several clips."""
+    from vidbg.media.formats import CONTAINERS
+
+    if folder is None:
+        return
+    is_file = folder.exists() and not folder.is_dir()
+    if is_file or (not folder.exists() and folder.suffix.lower() in CONTAINERS):
+        raise click.BadParameter("for several clips it is a folder", param_hint=_FOLDERS[name])
 
 
 def _check_background(options: dict[str, Any], tasks: Sequence[Task]) -> None:
     """Raise :class:`InputError` if a background that clips have in common is not there."""
     from vidbg.errors import InputError
+    from vidbg.media.sequence import find_sequence, is_sequence
 
     if options["bg"] is None:
         return
     path = Path(options["bg"])
-    if not path.exists() and any(t.job is not None and t.job.background == path for t in tasks):
+    if all(task.job is None or task.job.background != path for task in tasks):
+        return
+    if is_sequence(path):
+        find_sequence(path)
+    elif not path.exists():
         raise InputError(
             "no such file, nor a colour",
             path=path,
@@ -218,24 +230,15 @@ def _check_background(options: dict[str, Any], tasks: Sequence[Task]) -> None:
         )
 
 
-def _roots(inputs: Sequence[Path], options: dict[str, Any]) -> list[Path]:
-    """Return the folders that are locked."""
-    folders = [path if path.is_dir() else path.parent for path in inputs]
-    if options["output"] is not None:
-        folders = [options["output"]]
-    return sorted({Path(os.path.realpath(folder)) for folder in folders})
-
-
-def _sources(
-    inputs: Sequence[Path], options: dict[str, Any], *, is_sure: bool = True
-) -> list[Source]:
+def _sources(inputs: Sequence[Path], settings: Settings, *, is_sure: bool = True) -> list[Source]:
     """Return the clips that there are; files that may be, where the looker decides."""
     from vidbg import discover
 
-    names = ("bg_dir", "config", "alpha_out", "matte_out")
-    left_out = [options[name] for name in names if options[name] is not None]
-    if options["bg"] is not None:
-        left_out.append(Path(options["bg"]))
+    options = settings.common()
+    names = ("bg", "bg_dir", "config", "alpha_out", "matte_out", "matte_in")
+    layers = [options, *(values for _, values in settings.clips)]
+    found = (values.get(name) for values in layers for name in names)
+    left_out = [Path(path) for path in found if path is not None]
     return discover.sources_in(
         inputs,
         options["output"],
@@ -267,7 +270,7 @@ class _Planner:
         for entry in ledger.read(folder).values():
             place = ledger.place_of(entry.output)
             if entry.source.exists() and place.exists():
-                self._taken[name_key(place)] = clip_key(entry.source)
+                self._taken.setdefault(name_key(place), clip_key(entry.source))
                 self._earlier.setdefault(clip_key(entry.source), []).append(place)
 
     def tasks(self, sources: Iterable[Source]) -> list[Task]:
@@ -307,38 +310,54 @@ class _Planner:
         """
         import logging
 
-        from vidbg.discover import clip_key, name_key, partner, result_path
+        from vidbg import ledger
+        from vidbg.discover import partner
+        from vidbg.media.probe import check_readable
+        from vidbg.media.sequence import is_sequence
 
+        if not is_sequence(source.path):
+            check_readable(source.path)
         options = self._settings.of_clip(source.place / source.path.name)
         if options["bg_dir"] is not None:
             behind = partner(source.path, source.place, options["bg_dir"])
             options["bg"] = str(behind.absolute())
         for kind in ("alpha", "matte"):
             if options[f"{kind}_out"] is not None:
-                options[f"{kind}_out"] = self._beside(source, kind, options[f"{kind}_out"])
+                _check_folder(f"{kind}_out", options[f"{kind}_out"])
+                home = options["output"]
+                place = source.place if home is None else source.folder.relative_to(home)
+                folder = options[f"{kind}_out"] / place
+                options[f"{kind}_out"] = self._beside(source, kind, folder)
         # What it is called by itself, beside its clip: a file, or a folder and the files in it.
         job = self._make_job(options | {"source": source.path, "output": None})
-        first, *rest = job.output.path.relative_to(source.path.parent).parts
-        plain = source.folder / first
-        key = clip_key(source.path)
-        place = result_path(plain, source.path, self._taken, self._earlier.get(key, ()))
-        self._taken[name_key(place)] = key
+        own = ledger.place_of(job.output.path)
+        plain = source.folder / own.name
+        place = self._named(plain, source, ".vidbg")
         if place.name != plain.name:
             logging.getLogger(__name__).info(
                 "%s: becomes %s, as %s is another's", source.path, place.name, plain.name
             )
-        output = place.joinpath(*rest)
+        output = place / job.output.path.relative_to(own)
         return self._make_job(options | {"source": source.path, "output": output})
 
     def _beside(self, source: Source, kind: str, folder: Path) -> Path:
-        """Return what a clip's foreground or matte is called in the folder for these."""
-        from vidbg.discover import clip_key, name_key, result_path
+        """Return what a clip's foreground or matte is called in a folder."""
         from vidbg.media import encode
 
-        named = source.path.with_name(f"{source.path.stem}.{kind}{source.path.suffix}")
-        plain = folder / source.place / encode.default_path(named, kind).name
-        place = result_path(plain, named, self._taken)
-        self._taken[name_key(place)] = clip_key(named)
+        named = encode.default_path(source.path, kind).name
+        stem, mark, suffix = named.rpartition(".vidbg")
+        plain = folder / f"{stem}.{kind}{mark}{suffix}"
+        self._learn(folder)
+        return self._named(plain, source, f".{kind}.vidbg")
+
+    def _named(self, plain: Path, source: Source, mark: str) -> Path:
+        """Return what a result is called that would be ``plain``, and note whose name that is."""
+        from vidbg.discover import clip_key, name_key, result_path
+
+        key = clip_key(source.path)
+        earlier = self._earlier.get(key, ())
+        place = result_path(plain, source.path, self._taken, earlier, mark=mark)
+        self._taken[name_key(place)] = key
         return place
 
     def check_globs(self, sources: Iterable[Source]) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import click
 
+from vidbg.cli.parameters import FolderPath, Rate
 from vidbg.errors import InputError
+from vidbg.media.sequence import is_sequence
 
 NAME = "vidbg.toml"
 _CLIPS = "clips"
@@ -27,6 +29,8 @@ _NETWORK, _OF_A_NETWORK = (
     ("model", "weights"),
     ("model", "weights", "key", "similarity", "smoothness"),
 )
+# Nor does it go with mattes that are ready.
+_READY = "matte_in"
 # Of the command line alone; and of a whole run, not of one clip.
 _UNSETTABLE = frozenset(
     {"sources", "config", "print_config", "as_json", "debug", "version", "help"}
@@ -86,6 +90,8 @@ def merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ]
         if any(layer.get(name) not in (None, values.get(name)) for name in _NETWORK):
             undone.append(_OF_A_NETWORK)
+        if any(layer.get(name) is not None for name in _NETWORK):
+            undone.append((_READY,))
         for group in undone:
             for name in group:
                 values.pop(name, None)
@@ -155,11 +161,16 @@ def _values(
         problem = _type_problem(option, raw)
         if problem is not None:
             raise InputError(f"{prefix}{key}: {problem}, not {_toml(raw)}", path=path)
+        given = raw if option.is_flag else str(raw)
+        if isinstance(option.type, click.Path):  # a separator at its end stays
+            given = os.path.join(path.parent, str(raw))
         try:
-            value = option.type_cast_value(ctx, raw if option.is_flag else str(raw))
+            value = option.type_cast_value(ctx, given)
         except click.UsageError as error:
             raise InputError(f"{prefix}{key}: {error.message.rstrip('.')}", path=path) from error
-        values[option.name] = _from_folder(option, value, path.parent)
+        if option.name == "bg" and _is_there(path.parent / value):  # else a colour, or blur
+            value = str(path.parent / value)
+        values[option.name] = value
     for group in _EXCLUSIVE:
         chosen = [_shown(name) for name in group if values.get(name)]
         if len(chosen) > 1:
@@ -180,13 +191,9 @@ def _type_problem(option: click.Option, raw: object) -> str | None:
     return None if isinstance(raw, str) or is_number else "expected a text"
 
 
-def _from_folder(option: click.Option, value: Any, folder: Path) -> Any:
-    """Return a value whose files are found from the folder that the file lies in."""
-    if isinstance(value, Path):
-        return folder / value
-    if option.name == "bg" and (folder / value).exists():  # else a colour, or blur
-        return str(folder / value)
-    return value
+def _is_there(path: Path) -> bool:
+    """Say whether there is such a file, or numbered pictures that fit such a pattern."""
+    return path.exists() or is_sequence(path)
 
 
 def as_toml(settings: Settings, command: click.Command) -> str:
@@ -217,8 +224,12 @@ def as_toml(settings: Settings, command: click.Command) -> str:
 
 def _absolute(option: click.Option, value: Any) -> Any:
     """Return a value that means the same wherever it is written."""
-    if isinstance(value, Path) or (option.name == "bg" and os.path.exists(value)):
+    if isinstance(value, FolderPath):
+        return os.path.join(os.path.abspath(value), "")
+    if isinstance(value, Path) or (option.name == "bg" and _is_there(Path(value))):
         return os.path.abspath(value)
+    if isinstance(option.type, Rate):  # 29.97 would be read as 30000/1001
+        return str(value)
     return value
 
 

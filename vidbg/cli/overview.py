@@ -39,14 +39,13 @@ class Overview:
         as_json: One JSON object a line on standard output.
         quiet: Nothing but errors.
         verbose: Debugging messages too.
-        clips: How many clips there are to begin with.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool, verbose: bool, clips: int) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool, verbose: bool) -> None:
         self._as_json = as_json
         self._quiet = quiet
         self._level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-        self._clips = clips
+        self._clips = 0
         self._outcomes: list[Outcome] = []
         self._began_s = time.monotonic()
         self._said_s: dict[Path | None, float] = {}
@@ -64,7 +63,7 @@ class Overview:
 
             self._cleanup.enter_context(logging_redirect_tqdm([log]))
             self._overall = tqdm(
-                total=self._clips,
+                total=1,
                 position=0,
                 leave=False,
                 dynamic_ncols=True,
@@ -198,7 +197,8 @@ class Overview:
             )
             if not self._quiet and outcome.output is not None:
                 with self._above_bars(sys.stdout):
-                    click.echo(os.fsencode(outcome.output))
+                    for path in (outcome.output, *outcome.also):
+                        click.echo(os.fsencode(path))
         else:
             self.say(f"{count} {outcome.source}: {_WORDS[outcome.state]}")
 
@@ -353,6 +353,7 @@ def _failures_last(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def _figures(outcome: Outcome) -> dict[str, object]:
     return {
         "output": None if outcome.output is None else str(outcome.output),
+        "also": [str(path) for path in outcome.also],
         "frames": outcome.frames,
         "seconds": round(outcome.seconds, 3),
         "fps": round(_speed(outcome), 2),

@@ -183,6 +183,10 @@ def run(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> int:
     if not sources:
         raise click.UsageError("Missing argument 'INPUT...'.")
     is_stored = not _is_path(sources[0])
+    if is_stored:
+        for name in ("watch", "bg_dir"):
+            if settings.given.get(name):
+                raise click.UsageError(f"--{name.replace('_', '-')} is for folders and files.")
     if not is_stored and batch.is_batch(inputs, settings):
         return batch.run(inputs, settings, lambda values: job_of(kind_of(values), values))
     source = sources[0] if is_stored else str(inputs[0])
@@ -243,6 +247,9 @@ def _check_urls(options: dict[str, Any]) -> None:
             raise click.UsageError(f"{text}: URLs are of http or https.")
     if options["output"] is None and (source == "-" or spool.is_url(source)):
         raise click.UsageError(f"Say with -o what to write: {source} has no folder.")
+    given = (source, options["bg"] or "")
+    if options["resume"] and (source == "-" or any(map(spool.is_url, given))):
+        raise click.UsageError("--resume is for files: what is stored is gone after the run.")
     if source == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError("Standard input is a terminal, not a video.")
 
@@ -250,14 +257,16 @@ def _check_urls(options: dict[str, Any]) -> None:
 @contextmanager
 def _as_files(job: Job, options: dict[str, Any]) -> Iterator[Job]:
     """Give the job with standard input and URLs as files, which are removed again."""
-    from vidbg.media import encode, spool
+    from vidbg.media import encode, pngs, spool
 
     source, behind = options["source"], options["bg"]
     if source == "-" or spool.is_url(source) or spool.is_url(behind or ""):
         for output in job.outputs:
-            if not output.is_sequence:  # whose folder is made
-                encode.check_writable(output.path, job.source, output.overwrite)
+            check = pngs.check_writable if output.is_sequence else encode.check_writable
+            check(output.path, job.source, output.overwrite)
     folder = job.output.path.parent
+    if job.output.is_sequence and not folder.is_dir():  # it is made when the pictures are there
+        folder = folder.parent
     with ExitStack() as stored:
         if source == "-":
             pipe = stored.enter_context(open(sys.stdin.fileno(), "rb", closefd=False))
@@ -355,7 +364,7 @@ def job_of(kind: str, options: dict[str, Any]) -> Job:
         given = (source, options["bg"])
         if not any(is_sequence(Path(path)) for path in given if path is not None):
             raise click.UsageError("--in-fps is for picture sequences.")
-    if options["matte_in"] is not None:
+    if options["matte_in"] is not None and was_given("matte_in"):
         for name in ("model", "weights", "device", "precision"):
             if was_given(name):
                 raise click.UsageError(f"--{name} has no effect on --matte-in, which is ready.")
@@ -410,7 +419,9 @@ def _file(given: Path, source: Path, container: str | None) -> Path:
         return given
     names_folder = given.is_dir() or isinstance(given, FolderPath)
     if names_folder or (container == ".png" and not given.suffix):
-        return pngs.pattern_in(Path(given), source.stem)
+        # Names with a dash in front look like options.
+        stem = given.name if str(source) == "-" else source.stem
+        return pngs.pattern_in(Path(given), stem)
     return given
 
 

@@ -65,7 +65,11 @@ AS_IT_IS: Final = Controls()
 
 
 def finish_matte(
-    matted: MattedBatch, edges: str = "off", controls: Controls = AS_IT_IS
+    matted: MattedBatch,
+    edges: str = "off",
+    controls: Controls = AS_IT_IS,
+    *,
+    may_hold_own: bool = False,
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return the alphas of frames, at luma size.
 
@@ -81,6 +85,8 @@ def finish_matte(
             (:mod:`vidbg.matting.appearance`); or "fine", this and closed-form matting of the
             unsure band (:mod:`vidbg.matting.closed_form`).
         controls: What an editor wants otherwise.
+        may_hold_own: The source's own alpha may be in the mattes already. Then the lesser of the
+            two counts instead of their product, which would have it twice.
 
     Returns:
         Straight alpha ``(B, H, W)``: uint8 0..255 for 8-bit formats, uint16 0..65535 for
@@ -107,8 +113,12 @@ def finish_matte(
         matte = _resized(matte, height, width, is_smooth=edges != "off")
         codes = _controlled(matte, controls) * top
         if frames.source_alpha is not None:
-            codes *= frames.source_alpha[index]
-            codes /= source_top
+            own = frames.source_alpha[index]
+            if may_hold_own:
+                np.minimum(codes, own * (top / source_top), out=codes)
+            else:
+                codes *= own
+                codes /= source_top
         alpha[index] = np.rint(codes, out=codes)
     return alpha
 

@@ -78,7 +78,7 @@ def result_name(path: Path) -> Path | None:
         path: What was given as INPUT.
     """
     if path.is_dir():
-        return path.absolute() if path.name in ("", "..") else path
+        return Path(os.path.abspath(path)) if path.name in ("", "..") else path
     if not _is_pattern(path):
         return None
     (place,) = _places(path.name)
