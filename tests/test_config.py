@@ -115,6 +115,8 @@ def test_a_network_undoes_mattes_that_are_ready(tmp_path: Path) -> None:
         ("jobs = 0", ["jobs: ", "auto"]),
         ("json = true", ["json: no such setting"]),
         ("print-config = true", ["print-config: no such setting"]),
+        ("overwrite = true", ["overwrite: no such setting"]),
+        ("allow-url = true", ["allow-url: no such setting"]),
         ("bg = 'red'\nalpha = true", ["bg: goes not with alpha"]),
         ("[clips.'a*']\njobs = 2", ['clips."a*".jobs: no such setting here']),
         ("[clips.'a*']\ncrf = 'low'", ['clips."a*".crf: expected a whole number']),

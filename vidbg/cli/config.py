@@ -31,10 +31,15 @@ _NETWORK, _OF_A_NETWORK = (
 )
 # Nor does it go with mattes that are ready.
 _READY = "matte_in"
-# Of the command line alone; and of a whole run, not of one clip.
+# Of the command line alone: what the file cannot know, and what a folder from elsewhere must not
+# ask for, to replace files or to open the network.
 _UNSETTABLE = frozenset(
-    {"sources", "config", "print_config", "as_json", "debug", "version", "help"}
+    {
+        *("sources", "config", "print_config", "as_json", "debug", "version", "help"),
+        *("overwrite", "allow_url"),
+    }
 )
+# Of a whole run, not of one clip.
 _OF_A_RUN = frozenset(
     {"output", "bg_dir", "recursive", "jobs", "force", "watch", "quiet", "verbose"}
 )
