@@ -126,6 +126,8 @@ def test_the_whole_job_with_what_is_built_in(tmp_path: Path) -> None:
         (["https://example.invalid/a.mp4", "--bg", "red", "-o", "x.mp4"], ["--allow-url"]),
         ([GREEN, "--bg", "http://example.invalid/a.mp4"], ["--allow-url"]),
         (["http://example.invalid/a.mp4", "--bg", "red", "--allow-url"], ["-o"]),
+        (["-", "--bg", "red", "-o", "x.mp4", "--resume"], ["--resume", "files"]),
+        ([GREEN, "--bg", "http://x.invalid/a.mp4", "--allow-url", "--resume"], ["--resume"]),
         (["rtsp://example.invalid/a", "--bg", "red", "--allow-url", "-o", "x.mp4"], ["http"]),
         ([GREEN, "--bg", "blur:wide"], ["--bg", "wide"]),
         ([GREEN, "--alpha", "--bg-fit", "contain"], ["--bg-fit is for --bg"]),

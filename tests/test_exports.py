@@ -615,6 +615,18 @@ def test_the_input_is_not_overwritten_by_its_own_frames(clip: Path, tmp_path: Pa
         pngs.check_writable(tmp_path / "no" / "no" / "f%d.png", clip, overwrite=True)
 
 
+def test_pictures_that_go_in_are_not_overwritten(clip: Path, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    make(clip, output(pngs.pattern_in(ready, "clip"), "matte"))
+    before = {path.name: path.read_bytes() for path in ready.iterdir()}
+    again = output(pngs.pattern_in(ready, "clip"), "composite", overwrite=True)
+    keyed = Job(clip, again, background=background.parse("red"))
+    for job in (replace(keyed, matte_in=ready), replace(keyed, background=ready)):
+        with pytest.raises(OutputError, match="is the input itself"):
+            run(job, segmenter=Disc())
+    assert {path.name: path.read_bytes() for path in ready.iterdir()} == before
+
+
 def test_a_percent_sign_in_a_folder_is_one(clip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "100% %05d"
     make(clip, output(folder / "a%%b_%02d.png", "matte"))
@@ -773,6 +785,15 @@ def test_a_bit_rate_instead_of_a_quality(clip: Path, tmp_path: Path) -> None:
             sizes.append(path.stat().st_size)
         assert sizes[0] * 2 < sizes[1]
         assert sizes[1] * 8 < 3 * 2_000_000
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_all_that_vp9_stores_can_be_read(clip: Path, tmp_path: Path, suffix: str) -> None:
+    for pix_fmt in formats.pix_fmts_for(formats.CODECS["vp9"], "composite"):
+        path = tmp_path / f"{pix_fmt}{suffix}"
+        make(clip, output(path, "composite", "vp9", pix_fmt=pix_fmt))
+        facts = stream_facts(path)
+        assert (facts.frames, facts.pix_fmt) == (FRAMES, pix_fmt)
 
 
 @pytest.mark.parametrize(

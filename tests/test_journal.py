@@ -26,6 +26,17 @@ def test_where_the_result_lies_changes_nothing(job: Job, tmp_path: Path) -> None
     assert fingerprint(replace(job, output=moved)) == fingerprint(job)
 
 
+def test_what_kind_of_file_it_is_changes_it(job: Job, tmp_path: Path) -> None:
+    matte = encode.Output(tmp_path / "matte.mkv", "matte", "h264")
+    jobs = [
+        job,
+        replace(job, output=replace(job.output, path=tmp_path / "out.mkv")),
+        replace(job, also=(matte,)),
+        replace(job, also=(replace(matte, path=tmp_path / "matte.mov"),)),
+    ]
+    assert len({fingerprint(one) for one in jobs}) == 4
+
+
 def test_options_change_it(job: Job) -> None:
     others = [
         replace(job, smooth=0.5),

@@ -17,16 +17,17 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import make_clip, noise_planes, run_ffmpeg, stream_facts, video_info
+from clips import decode_planes, make_clip, noise_planes, run_ffmpeg, stream_facts, video_info
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vidbg.cli import reporting
-from vidbg.errors import EncodeError, Interrupted, OutputError
-from vidbg.media import audio, background, encode, segments
+from vidbg.errors import EncodeError, InputError, Interrupted, OutputError
+from vidbg.media import audio, background, encode, formats, segments
 from vidbg.media import ffmpeg as ff
 from vidbg.media.encode import Output
+from vidbg.media.probe import probe
 from vidbg.media.segments import (
     Finished,
     Journal,
@@ -195,7 +196,7 @@ def test_the_work_folder_has_a_name_of_its_own(tmp_path: Path, name: str) -> Non
 
 # ---- The journal -------------------------------------------------------------------------------
 
-TERMS = Terms("f" * 64, GRID, (".mp4", ".mkv"), "ffmpeg version 7", 2)
+TERMS = Terms("f" * 64, GRID, (".mp4", ".mkv"), ("none", "h264_qsv"), "ffmpeg version 7", 2)
 WHOLE = Journal(
     TERMS,
     (Finished(GRID, (10, 20), False), Finished(GRID, (11, 21), False), Finished(5, (1, 2), True)),
@@ -541,6 +542,17 @@ def test_all_but_the_pictures_is_as_without_segments(
     assert sound[0]
 
 
+SITED = [(".mp4", "h264"), (".mkv", "av1"), (".mkv", "vp9"), (".webm", "vp9")]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), SITED)
+def test_where_chroma_sits_is_still_said(tmp_path: Path, suffix: str, codec: str) -> None:
+    source = make_clip(tmp_path / "in.mp4", options=("-chroma_sample_location", "topleft"))
+    job = job_for(source, tmp_path / f"out{suffix}", codec=codec)
+    run(job, segmenter=Flicker())
+    assert probe(job.output.path).format.chroma_location == "topleft"
+
+
 @pytest.mark.parametrize(
     ("start", "end"), [("0.4", None), ("0.2", "1.5"), (None, "1.2"), ("0.05", "1.151")]
 )
@@ -627,6 +639,29 @@ def test_other_options_start_over(
     same_file(expected.output.path, path)
 
 
+def test_segments_of_other_hardware_are_not_joined(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = {name: formats.Codec(f"lib{name}") for name in formats.hardware_for("h264")}
+    # A stand-in that works, with other headers than the software has.
+    working = replace(formats.CODECS["h264"], options=(("g", "7"), ("profile", "main")))
+
+    def job(name: str) -> Job:
+        made = job_for(clip, tmp_path / name)
+        return replace(made, output=replace(made.output, hwaccel="auto"))
+
+    encode._trial.cache_clear()
+    monkeypatch.setattr(formats, "HARDWARE", {**missing, "h264_qsv": working})
+    interrupted_run(job("out.mp4"), 2 * GRID + 1)
+    monkeypatch.setattr(formats, "HARDWARE", missing)
+    result = run(job("out.mp4"), segmenter=Flicker())
+    assert "starts over" in caplog.text
+    assert result.earlier_frames == 0
+    run(job("expected.mp4"), segmenter=Flicker())
+    encode._trial.cache_clear()
+    same_file(tmp_path / "expected.mp4", tmp_path / "out.mp4")
+
+
 def test_a_full_disk_keeps_what_is_finished(
     tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -703,6 +738,39 @@ def test_a_result_that_was_named_just_before_the_end_is_known_again(
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     with pytest.raises(OutputError, match="exists already"):
         run(job, segmenter=Never())
+
+
+def test_a_background_that_is_missing_is_no_other_error_than_without(
+    tmp_path: Path, clip: Path
+) -> None:
+    job = job_for(clip, tmp_path / "out.mp4", background=tmp_path / "gren")
+    with pytest.raises(InputError, match="no such file, nor a colour"):
+        run(job, segmenter=Never())
+
+
+def test_segments_go_when_the_name_is_on_the_disk(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    job = job_for(clip, tmp_path / "out.mp4", also=(Output(elsewhere / "a.mkv", "matte", "ffv1"),))
+    happened: list[tuple[str, bool]] = []
+    sync_folder, remove_segments = segments._sync_folder, Work.remove_segments
+
+    def synced(folder: Path) -> None:
+        sync_folder(folder)
+        if folder == elsewhere:
+            happened.append(("synced", job.also[0].path.exists()))
+
+    def removed(work: Work, output: int) -> None:
+        if output == 1:
+            happened.append(("removed", job.also[0].path.exists()))
+        remove_segments(work, output)
+
+    monkeypatch.setattr(segments, "_sync_folder", synced)
+    monkeypatch.setattr(Work, "remove_segments", removed)
+    run(job, segmenter=Flicker())
+    assert happened == [("synced", True), ("removed", True)]
 
 
 def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, clip: Path) -> None:
@@ -846,6 +914,42 @@ def test_a_kill_costs_one_segment_at_most(tmp_path: Path, green: Path, suffix: s
         assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_three_outputs_of_a_killed_job_are_those_of_one_that_was_not(
+    tmp_path: Path, green: Path
+) -> None:
+    names = ["matte.mkv", "out.mp4", "subject.mov"]
+
+    def asked(folder: Path) -> list[object]:
+        folder.mkdir(exist_ok=True)
+        matte, out, subject = (folder / name for name in names)
+        return [green, *COMMAND, "-o", out, "--alpha-out", subject, "--matte-out", matte]
+
+    def present(folder: Path) -> list[str]:
+        return [name for name in names if (folder / name).exists()]
+
+    whole = tmp_path / "whole"
+    total = moments(vidbg(0, whole, *asked(whole)))
+    # In the middle of the segments, and when all outputs but the last have their names.
+    middle, end = tmp_path / "middle", tmp_path / "end"
+    for folder, limit in ((middle, total // 2), (end, total - 20)):
+        done = vidbg(limit, folder, *asked(folder))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert present(middle) == []
+    assert GRID <= kept_frames(middle / "out.mp4") < GREEN_FRAMES
+    assert present(end) == ["out.mp4", "subject.mov"]
+    for folder in (middle, end):
+        done = vidbg(0, folder, *asked(folder))
+        assert done.returncode == 0, done.stderr
+        assert sorted(path.name for path in folder.iterdir()) == names
+        for name in names:
+            before, after = decode_planes(whole / name), decode_planes(folder / name)
+            assert len(before[0]) == GREEN_FRAMES
+            assert all(np.array_equal(*planes) for planes in zip(before, after, strict=True))
+            same_file(whole / name, folder / name)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_the_segments_and_says_so(
@@ -874,6 +978,21 @@ def test_a_signal_keeps_the_segments_and_says_so(
 def test_frames_of_an_earlier_run_are_not_this_ones_speed() -> None:
     assert reporting._fps(Progress(100, 200, 4.0, 2.0, earlier_frames=90)) == 5
     assert reporting._fps(Result(Path("out.mp4"), (), 30, RATE, 3.0, 0)) == 10
+
+
+def test_which_outputs_cannot_be_resumed_is_said(
+    tmp_path: Path, plain_clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames, slow = tmp_path / "frames" / "%d.png", tmp_path / "slow.mkv"
+    also = (
+        Output(frames, "matte", "png"),
+        Output(slow, "matte", "ffv1", frame_rate=Fraction(5)),
+        Output(tmp_path / "fine.mkv", "matte", "ffv1"),
+    )
+    run(job_for(plain_clip, tmp_path / "out.mp4", also=also), segmenter=Flicker())
+    assert f"{frames}, {slow}: cannot be made in segments, nor resumed" in caplog.text
+    names = ["fine.mkv", "frames", "out.mp4", "slow.mkv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_pictures_are_not_resumed_and_that_is_said(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ _HOW = frozenset({"path", "overwrite", "resume"})
 def fingerprint(job: Job) -> str:
     """Return the SHA-256, in hexadecimal, of all that a job's result depends on.
 
-    That is vidbg's version, every option, and of each file that goes in (source, background,
-    weights) its absolute name, size and time of last change. A file whose content changed
-    without either of these two is taken for the same.
+    That is vidbg's version, every option, the outputs' extensions, and of each file that goes in
+    (source, background, weights) its absolute name, size and time of last change. A file whose
+    content changed without either of these two is taken for the same.
 
     Args:
         job: What to do.
@@ -34,7 +34,8 @@ def fingerprint(job: Job) -> str:
     """
     if job.weights is not None:
         job = replace(job, weights=Path(job.weights))
-    coded = json.dumps([__version__, _plain(asdict(job))], sort_keys=True)
+    suffixes = [output.suffix for output in job.outputs]
+    coded = json.dumps([__version__, suffixes, _plain(asdict(job))], sort_keys=True)
     return hashlib.sha256(coded.encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -274,17 +274,18 @@ def run(
 
     Raises:
         VidbgError: The job cannot be done. Nothing is left behind but the segments of a job
-            with ``resume``, and what is at the output's name is what was there before.
+            with ``resume``, and what is at the output's name is what was there before. Several
+            outputs of such a job get their names one by one: the first may be there already.
         Interrupted: So was a job with ``resume``, and there is something to go on with.
     """
     began = time.monotonic()
     info = _checked(job)
+    behind_info = _background_info(job)
     # Of what was asked for: a hardware encoder that is found, or not, makes it no other job.
     identity = _fingerprint(job) if _is_resumable(job) else None
     main, *others = (encode.settled(output, info) for output in job.outputs)
     job = replace(job, output=main, also=tuple(others))
     first, stop, total = _frame_range(job, info)
-    behind_info = _background_info(job)
     sound = _sound(job, behind_info)
     window = _window(info, first, total)
 
@@ -293,7 +294,11 @@ def run(
         if identity is not None:
             work = cleanup.enter_context(segments.Work(job.outputs, identity))
         elif job.resume:
-            logger.warning("%s: cannot be made in segments, nor resumed", job.output.path)
+            exempt = [one.path for one in job.outputs if not segments.is_resumable(one)]
+            logger.warning(
+                "%s: cannot be made in segments, nor resumed: video files at the clip's rate can",
+                ", ".join(map(str, exempt)),
+            )
         done = 0 if work is None else work.frames
         if work is not None and work.is_complete:  # ended while its segments were joined
             if on_start is not None:
@@ -702,7 +707,9 @@ def _checked(job: Job) -> VideoInfo:
                 what, use = "a video cannot be written as a picture", ".mp4, or name_%06d.png"
             raise OutputError(what, path=output.path, hint=f"Use {use} for it")
         if is_numbered:
-            pngs.check_writable(output.path, job.source, output.overwrite)
+            for path in (job.source, job.matte_in, job.background):
+                if isinstance(path, Path):
+                    pngs.check_writable(output.path, path, output.overwrite)
         elif output.is_sequence:
             encode.check_writable(output.path, job.source, output.overwrite)
     if info.missing_frames and not job.allow_damaged:

@@ -245,6 +245,10 @@ def _check_urls(options: dict[str, Any]) -> None:
             raise click.UsageError(f"{text} is a URL: add --allow-url to have it downloaded.")
         if not text.lower().startswith(("http://", "https://")):
             raise click.UsageError(f"{text}: URLs are of http or https.")
+    # Each run stores them anew, and cannot know that they are the same.
+    is_stored = source == "-" or any(map(spool.is_url, (source, options["bg"] or "")))
+    if options["resume"] and is_stored:
+        raise click.UsageError("--resume is for files: store standard input and URLs as such.")
     if options["output"] is None and (source == "-" or spool.is_url(source)):
         raise click.UsageError(f"Say with -o what to write: {source} has no folder.")
     given = (source, options["bg"] or "")

@@ -1035,6 +1035,7 @@ class Join(Sink):
 
     def _video_options(self) -> dict[str, object]:
         kept = {"f", "fps_mode", "tag:v", "strict", "metadata:s:v:0"}
+        kept.add("chroma_sample_location")  # of VP9 in MP4 nothing is read of that
         kept |= {name for name, _ in self._container.options}
         options = {name: v for name, v in super()._video_options().items() if name in kept}
         options["c:v"] = "copy"

@@ -259,7 +259,7 @@ CODECS: dict[str, Codec] = {
         # b:v 0 makes crf mean constant quality; alternate reference frames break alpha.
         options=(("row-mt", "1"), ("deadline", "good"), ("auto-alt-ref", "0")),
         constant=(("b:v", "0"),),
-        pix_fmts=_deep((*_YUV, "yuv440p", "gbrp"), (8, 10, 12)),
+        pix_fmts=_deep((*_YUV, "gbrp"), (8, 10, 12)),  # MP4 has no name for 4:4:0
         straight_only="browsers take it as straight",
         crf=28,
         preset_option="cpu-used",

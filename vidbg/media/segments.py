@@ -100,6 +100,8 @@ class Terms:
         fingerprint: What the job makes.
         segment_frames: The grid.
         suffixes: What kind of file the segments of each output are.
+        hardware: What hardware encodes each output, or "none". "auto" may find another later,
+            or none at all.
         ffmpeg: Which encoder made them: segments of two may not fit together.
         processors: How many the first run had. What some encoders make depends on it; later
             runs go on with the same.
@@ -108,6 +110,7 @@ class Terms:
     fingerprint: str
     segment_frames: int
     suffixes: tuple[str, ...]
+    hardware: tuple[str, ...]
     ffmpeg: str
     processors: int
 
@@ -166,7 +169,8 @@ def parse_journal(content: bytes) -> Journal | None:
     head, *rest = content.split(b"\n")[:-1] or [b""]
     try:
         given = json.loads(head)
-        terms = Terms(**{**given, "suffixes": tuple(given["suffixes"])})
+        lists = {name: tuple(given[name]) for name in ("suffixes", "hardware")}
+        terms = Terms(**{**given, **lists})
         if terms.segment_frames < 1 or terms.processors < 1 or not terms.suffixes:
             return None
     except (ValueError, TypeError, KeyError):
@@ -365,6 +369,7 @@ class Work:
             fingerprint,
             SEGMENT_FRAMES,
             tuple(_segment_suffix(output) for output in self.outputs),
+            tuple(output.hwaccel for output in self.outputs),
             _ffmpeg_version(),
             _processors(),
         )
@@ -666,6 +671,7 @@ class SegmentedSinks:
             join.finish()
             work.publishing(number)
             join.publish()
+            _sync_folder(output.path.parent)  # perhaps on another disk than the segments
         finally:
             join.discard()
 
