@@ -227,4 +227,5 @@ def test_options_have_the_names_of_the_command_line() -> None:
         for name in param.opts
         if name.startswith("--")
     }
-    assert long_names - settable == {"config", "print-config", "json", "debug", "version"}
+    of_the_command_line = {"config", "print-config", "json", "debug", "version"}
+    assert long_names - settable == of_the_command_line | {"overwrite", "allow-url"}
