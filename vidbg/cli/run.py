@@ -251,9 +251,6 @@ def _check_urls(options: dict[str, Any]) -> None:
         raise click.UsageError("--resume is for files: store standard input and URLs as such.")
     if options["output"] is None and (source == "-" or spool.is_url(source)):
         raise click.UsageError(f"Say with -o what to write: {source} has no folder.")
-    given = (source, options["bg"] or "")
-    if options["resume"] and (source == "-" or any(map(spool.is_url, given))):
-        raise click.UsageError("--resume is for files: what is stored is gone after the run.")
     if source == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError("Standard input is a terminal, not a video.")
 
