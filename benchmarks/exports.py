@@ -38,7 +38,7 @@ from PIL import Image
 
 from vidbg import composite, pipeline
 from vidbg.frames import VideoInfo
-from vidbg.media import audio, encode
+from vidbg.media import audio, encode, sinks
 from vidbg.media import ffmpeg as ff
 from vidbg.media.probe import probe
 
@@ -142,7 +142,7 @@ def written(path: Path, codec: str | None, frames: Frames, planes: list[Planes])
     output = encode.Output(path, "alpha", chosen, sound="none")
     window = audio.Window(info.start, len(planes) / info.frame_rate, True)
     began = time.perf_counter()
-    with encode.Sink(output, info, window) as sink:
+    with sinks.Sink(output, info, window) as sink:
         for frame, alpha in zip(planes, frames.alpha, strict=True):
             sink.write(frame, alpha)
     return len(planes) / (time.perf_counter() - began)

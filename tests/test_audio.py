@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from vidbg.frames import VideoInfo
 from vidbg.media import audio, encode
-from vidbg.media.encode import Output, Sink
+from vidbg.media.encode import Output
 from vidbg.media.probe import probe
+from vidbg.media.sinks import Sink
 
 Signal = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 

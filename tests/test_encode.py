@@ -33,7 +33,8 @@ from vidbg.errors import EncodeError, FFmpegError, OutputError
 from vidbg.frames import Colour, PlaneFormat, VideoInfo
 from vidbg.media import audio, encode, formats
 from vidbg.media import ffmpeg as ff
-from vidbg.media.encode import Output, Sink
+from vidbg.media.encode import Output
+from vidbg.media.sinks import Sink
 
 PLAIN = (
     *("yuv420p", "yuv420p9le", "yuv420p10le", "yuv420p12le", "yuv420p14le", "yuv420p16le"),

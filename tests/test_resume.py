@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vidbg.cli import reporting
 from vidbg.errors import EncodeError, InputError, Interrupted, OutputError
-from vidbg.media import audio, background, encode, formats, segments
+from vidbg.media import audio, background, encode, formats, segments, sinks
 from vidbg.media import ffmpeg as ff
 from vidbg.media.encode import Output
 from vidbg.media.probe import probe
@@ -51,7 +51,7 @@ RATE = Fraction(30000, 1001)
 RUNNER = f"""
 import os, signal, sys
 import vidbg.cli.main
-from vidbg.media import encode, segments
+from vidbg.media import segments, sinks
 segments.SEGMENT_FRAMES = {GRID}
 limit, folder, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 names = {{"open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "subprocess.Popen"}}
@@ -64,11 +64,11 @@ def count():
 def watch(event, details):
     if event in names and folder in str(details[:2]):
         count()
-write = encode.Sink.write
+write = sinks.Sink.write
 def counted(*shown):
     write(*shown)
     count()
-encode.Sink.write = counted
+sinks.Sink.write = counted
 sys.addaudithook(watch)
 try:
     vidbg.cli.main.main(arguments)
@@ -406,11 +406,11 @@ def test_joined_files_are_regular(
     output = Output(tmp_path / f"out{suffix}", kind, codec, sound="none")
     window = audio.Window(Fraction(0), frames / info.frame_rate, False)
     planes = noise_planes("yuv420p", (96, 64), 1)
-    with Work((output,), "one") as work, SegmentedSinks(work, info, window) as sinks:
+    with Work((output,), "one") as work, SegmentedSinks(work, info, window) as written:
         for number in range(frames):
             alpha = np.full((1, 64, 96), number, np.uint8)
-            sinks.write([(planes, None if kind == "composite" else alpha)])  # type: ignore[list-item]
-        assert sinks.frames_written == frames
+            written.write([(planes, None if kind == "composite" else alpha)])  # type: ignore[list-item]
+        assert written.frames_written == frames
     assert [path.name for path in tmp_path.iterdir()] == [output.path.name]
     facts = stream_facts(output.path)
     assert facts.frames == frames
@@ -441,11 +441,11 @@ def test_several_outputs_share_their_segments(tmp_path: Path, exact_clip: Path, 
     shown: list[Any] = [(planes, None), (planes, alpha)][:count]
 
     def work_on(stop: int) -> None:
-        with Work(outputs, "one") as work, SegmentedSinks(work, info, window) as sinks:
-            assert sinks.frames_written % GRID == 0
-            while sinks.frames_written < stop:
-                rest = min(7, stop - sinks.frames_written)
-                sinks.write(
+        with Work(outputs, "one") as work, SegmentedSinks(work, info, window) as written:
+            assert written.frames_written % GRID == 0
+            while written.frames_written < stop:
+                rest = min(7, stop - written.frames_written)
+                written.write(
                     [
                         (tuple(p[:rest] for p in given), a if a is None else a[:rest])
                         for given, a in shown
@@ -666,16 +666,16 @@ def test_a_full_disk_keeps_what_is_finished(
     tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_for(clip, tmp_path / "out.mp4")
-    write = encode.Sink.write
+    write = sinks.Sink.write
     room = iter(range(10))
 
-    def fill_up(sink: encode.Sink, *shown: Any) -> None:
+    def fill_up(sink: sinks.Sink, *shown: Any) -> None:
         if next(room, None) is None:
             raise EncodeError("cannot be written (No space left)", path=sink.output.path)
         write(sink, *shown)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encode.Sink, "write", fill_up)
+        patch.setattr(sinks.Sink, "write", fill_up)
         with pytest.raises(EncodeError) as caught:
             run(job, segmenter=Flicker())
     said = str(caught.value)
@@ -708,15 +708,15 @@ def test_no_more_room_is_taken_than_the_result_and_its_segments(
     job = job_for(clip, tmp_path / "out.mkv", codec="ffv1")
     most = 0
     for name in ("finish", "publish", "discard"):
-        plain = getattr(encode.Sink, name)
+        plain = getattr(sinks.Sink, name)
 
-        def measured(sink: encode.Sink, plain: Callable[..., None] = plain) -> None:
+        def measured(sink: sinks.Sink, plain: Callable[..., None] = plain) -> None:
             nonlocal most
             plain(sink)
             inodes = {p.stat().st_ino: p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()}
             most = max(most, sum(inodes.values()))
 
-        monkeypatch.setattr(encode.Sink, name, measured)
+        monkeypatch.setattr(sinks.Sink, name, measured)
     run(job, segmenter=Flicker())
     size = job.output.path.stat().st_size
     assert size < most < 2.1 * size

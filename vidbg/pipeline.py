@@ -25,7 +25,7 @@ from vidbg.journal import fingerprint
 from vidbg.matting import chroma, refine, views
 from vidbg.matting.foreground import estimate_foreground, extend_foreground
 from vidbg.matting.spill import colours_around, suppress_spill
-from vidbg.media import audio, background, encode, pngs, segments, timing
+from vidbg.media import audio, background, encode, pngs, segments, sinks, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.light import light_of
 from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
@@ -338,21 +338,21 @@ def run(
         if scenery is not None:
             behind = cleanup.enter_context(Prefetch(scenery, _AHEAD, "background"))
         finished = finisher(job, info, segmenter)
-        sinks: encode.Sinks | segments.SegmentedSinks
+        written: sinks.Sinks | segments.SegmentedSinks
         if work is None:
-            sinks = cleanup.enter_context(encode.Sinks(job.outputs, info, window, sound))
+            written = cleanup.enter_context(sinks.Sinks(job.outputs, info, window, sound))
         else:
-            sinks = cleanup.enter_context(segments.SegmentedSinks(work, info, window, sound))
+            written = cleanup.enter_context(segments.SegmentedSinks(work, info, window, sound))
         if done and on_progress is not None:
             on_progress(_progress(done, total, info, frames_began, done))
         for batch in steady:
-            sinks.write(finished(batch, behind))
+            written.write(finished(batch, behind))
             if on_progress is not None:
-                on_progress(_progress(sinks.frames_written, total, info, frames_began, done))
+                on_progress(_progress(written.frames_written, total, info, frames_began, done))
             del batch  # or it stays in memory while the next one is made
-        if sinks.frames_written == done:
+        if written.frames_written == done:
             raise DecodeError("the clip ends before the requested start", path=info.path)
-    return _result(job, info, began, sinks.frames_written, done, reader.damage)
+    return _result(job, info, began, written.frames_written, done, reader.damage)
 
 
 def read_mattes(

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from vidbg.errors import EncodeError, Interrupted, OutputError, VidbgError
 from vidbg.frames import VideoInfo
-from vidbg.media import audio, encode, formats
+from vidbg.media import audio, encode, formats, sinks
 from vidbg.media import ffmpeg as ff
 
 if TYPE_CHECKING:
@@ -394,7 +394,7 @@ class Work:
             self._clear(keep=len(journal.segments))
             new = self.folder / f"{_JOURNAL}.new"
             new.write_bytes(b"".join(journal.lines()))
-            encode.sync(new)
+            sinks.sync(new)
             new.replace(self.folder / _JOURNAL)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
@@ -545,7 +545,7 @@ def _segment_suffix(output: encode.Output) -> str:
 class SegmentedSinks:
     """Takes finished frames for one or more outputs, and writes these in segments.
 
-    A context manager, as :class:`vidbg.media.encode.Sink` is. A clean exit joins the segments
+    A context manager, as :class:`vidbg.media.sinks.Sink` is. A clean exit joins the segments
     and gives the outputs their names, one after the other; after an exception what is finished
     stays in the work folder.
 
@@ -567,7 +567,7 @@ class SegmentedSinks:
         self._info = info
         self._window = window
         self._background = background
-        self._sinks: list[encode.Sink] = []
+        self._sinks: list[sinks.Sink] = []
         self._open = ExitStack()
 
     @property
@@ -583,7 +583,7 @@ class SegmentedSinks:
         """Write a batch of frames, those that follow the ones written.
 
         Args:
-            shown: Of each output, planes and alpha, as :meth:`vidbg.media.encode.Sink.write`
+            shown: Of each output, planes and alpha, as :meth:`vidbg.media.sinks.Sink.write`
                 takes them.
 
         Raises:
@@ -610,7 +610,7 @@ class SegmentedSinks:
             for n, output in enumerate(work.outputs):
                 path = work.path(number, n)
                 named = replace(output, path=path, container=None, overwrite=True)
-                sink = encode.Sink(named, self._info, None, threads=work.threads(n))
+                sink = sinks.Sink(named, self._info, None, threads=work.threads(n))
                 self._sinks.append(self._open.enter_context(sink))
 
     def _close(self, *, is_last: bool) -> None:
@@ -666,7 +666,7 @@ class SegmentedSinks:
         need += _sound_bytes(self._info, self._background, output, self._window)
         _check_space(output.path, round(need * (1 + _SPARE_SHARE)) + _SPARE_BYTES)
         part = work.part(number)
-        join = encode.Join(output, self._info, self._window, self._background, segments, part)
+        join = sinks.Join(output, self._info, self._window, self._background, segments, part)
         try:
             join.finish()
             work.publishing(number)
