@@ -38,6 +38,7 @@ from PIL import Image
 
 from vidbg import composite, pipeline
 from vidbg.frames import VideoInfo
+from vidbg.job import Job
 from vidbg.media import audio, encode, sinks
 from vidbg.media import ffmpeg as ff
 from vidbg.media.probe import probe
@@ -115,7 +116,7 @@ def finished(clip: Path, count: int) -> Frames:
     """Return the first frames of a clip as an alpha export has them."""
     info = probe(clip)
     unused = encode.Output(Path("unused.mkv"), "alpha", "ffv1")
-    job = pipeline.Job(clip, unused, smooth=0.0, edges="off", batch_size=1)
+    job = Job(clip, unused, smooth=0.0, edges="off", batch_size=1)
     segmenter = Drawn()
     finish = pipeline.finisher(job, info, segmenter)
     frames = Frames(info)

@@ -28,7 +28,8 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 from vidbg.media import background, encode
-from vidbg.pipeline import Job, run
+from vidbg.job import Job
+from vidbg.pipeline import run
 
 class Stub:
     name = "stub"

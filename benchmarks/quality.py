@@ -7,7 +7,7 @@ video/NAME.green.mp4 (the true composite over #00b140), and ecssd/images beside 
 
 The baseline is what tools do that run the network frame by frame: every frame in R'G'B' as PyAV
 gives it, squeezed to 320x320 by area, no smoothing, bilinear enlargement. The others are vidbg's
-own settings; --try adds one from fields of vidbg.pipeline.Job. What follows the network is vidbg's
+own settings; --try adds one from fields of vidbg.Job. What follows the network is vidbg's
 pipeline for all of them, and figures are those of `vidbg eval`. What the network says of a picture
 is computed once, and kept in --cache FOLDER if one is given, so that further runs measure only what
 follows the network.
@@ -44,6 +44,7 @@ from vidbg.errors import VidbgError
 from vidbg.evaluation import measure, metrics
 from vidbg.evaluation.mattes import matching, open_matte, pictures_in
 from vidbg.frames import FrameBatch, VideoInfo
+from vidbg.job import Job, matte_job
 from vidbg.matting.segmenter import NetworkSegmenter, Segmenter, load_segmenter
 from vidbg.media import background, encode
 from vidbg.media.decode import read_frames
@@ -52,7 +53,7 @@ from vidbg.media.probe import probe
 Scores = dict[str, float]
 
 BASELINE = "baseline"
-# Fields of vidbg.pipeline.Job. The baseline has mattes of its own besides.
+# Fields of vidbg.Job. The baseline has mattes of its own besides.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     BASELINE: {"smooth": 0.0, "edges": "off"},
     "smooth 0, edges off": {"smooth": 0.0, "edges": "off"},
@@ -195,7 +196,7 @@ def clip_scores(clip: Path, name: str, fields: dict[str, Any], network: Segmente
             return network
         return Played(network.name, baseline_mattes(frames_of(clip), network))
 
-    job = pipeline.matte_job(clip, **fields)
+    job = matte_job(clip, **fields)
     report = measure.evaluate_clip(job, clip.with_suffix(".gt.mkv"), segmenter=segmenter())
     scores = {figure.name: mean for figure, mean in report.means.items()}
     if "MAE" in scores:
@@ -210,7 +211,7 @@ def band_error(clip: Path, green: Path, fields: dict[str, Any], segmenter: Segme
     """Return how far the composite over green is from the true one in the soft band."""
     info = probe(clip)
     output = encode.Output(Path(os.devnull), "composite", "ffv1")
-    job = pipeline.Job(clip, output, background=background.Solid(GREEN), **fields)
+    job = Job(clip, output, background=background.Solid(GREEN), **fields)
     colour = colours.resolve(info.colour, info.format, info.height)
     target = background.Target(
         info.width, info.height, info.sar, info.format, colour, info.frame_rate
@@ -243,7 +244,7 @@ def image_scores(folder: Path, name: str, fields: dict[str, Any], network: Segme
     segmenter = network
     if name == BASELINE:
         segmenter = Played(network.name, baseline_mattes(pictures_of(images), network))
-    job = pipeline.matte_job(images, **fields)
+    job = matte_job(images, **fields)
     triples = [(picture, mask, None) for picture, mask in matching(images, masks)]
     report = measure.evaluate_pictures(job, masks, triples, segmenter=segmenter)
     return {figure.name: mean for figure, mean in report.means.items()}
@@ -386,7 +387,7 @@ def parsed() -> argparse.Namespace:
     }
     if unknown := set(options.config) - CONFIGURATIONS.keys():
         parser.error(f"no such configuration: {', '.join(sorted(unknown))}")
-    fields_known = {field.name for field in dataclasses.fields(pipeline.Job)}
+    fields_known = {field.name for field in dataclasses.fields(Job)}
     for text in options.tried:
         fields = dict(part.partition("=")[::2] for part in text.split(","))
         if unknown := fields.keys() - fields_known:

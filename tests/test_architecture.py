@@ -78,7 +78,8 @@ LAYERS: list[dict[str, set[str]]] = [
     {"media.stored": set()},
     {"media.sinks": set()},
     {"media.segments": set()},
-    {"pipeline": set(), "evaluation.mattes": set()},
+    {"job": set(), "evaluation.mattes": set()},
+    {"pipeline": set()},
     {
         "evaluation.measure": set(),
         "preview": set(),

@@ -18,12 +18,12 @@ from test_sharing import Counting
 from vidbg import batch, pipeline
 from vidbg.batch import Advanced, Event, Outcome, Started, Task, process
 from vidbg.errors import InputError, WeightsError
+from vidbg.job import Job, Progress, Result
 from vidbg.ledger import Ledger
 from vidbg.matting import segmenter
 from vidbg.media import encode
 from vidbg.media import ffmpeg as ff
 from vidbg.media.background import Solid
-from vidbg.pipeline import Job, Progress, Result
 
 
 def task(root: Path, name: str, **options: object) -> Task:

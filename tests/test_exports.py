@@ -37,11 +37,12 @@ from PIL import Image
 
 from vidbg import composite
 from vidbg.errors import EncodeError, OutputError
+from vidbg.job import Job, Result
 from vidbg.matting.foreground import extend_foreground
 from vidbg.media import background, encode, formats, pngs, timing
 from vidbg.media.encode import Output
 from vidbg.media.probe import probe
-from vidbg.pipeline import Job, Result, run
+from vidbg.pipeline import run
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 FRAMES = 8

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidbg.frames import Colour
+from vidbg.job import Job
 from vidbg.media import background, encode
 from vidbg.media.formats import working_format
 from vidbg.media.probe import probe
-from vidbg.pipeline import Job, read_background, run
+from vidbg.pipeline import read_background, run
 
 Floats = NDArray[np.float64]
 

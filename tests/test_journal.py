@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from vidbg.job import Job
 from vidbg.journal import fingerprint
 from vidbg.media import encode
-from vidbg.pipeline import Job
 
 
 @pytest.fixture

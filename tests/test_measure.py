@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vidbg import pipeline
 from vidbg.errors import InputError
 from vidbg.evaluation import measure
 from vidbg.evaluation.measure import (
@@ -38,6 +37,7 @@ from vidbg.evaluation.measure import (
     evaluate_clip,
     evaluate_pictures,
 )
+from vidbg.job import Progress, matte_job
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 10
 Paint = Callable[[int], NDArray[np.float32]]
@@ -86,7 +86,7 @@ def truth_folder(path: Path, paint: Paint, frames: int = FRAMES) -> Path:
 def measured(
     clip: Path, truth: Path | None, paint: Paint | None = None, **options: Any
 ) -> measure.Report:
-    job = pipeline.matte_job(clip, smooth=0.0, edges="off")
+    job = matte_job(clip, smooth=0.0, edges="off")
     segmenter = None if paint is None else Painter(paint)
     return evaluate_clip(job, truth, segmenter=segmenter, **options)
 
@@ -191,7 +191,7 @@ def test_what_is_measured_is_what_the_pipeline_makes(tmp_path: Path, plain_clip:
 
 def test_progress_is_told_frame_by_frame(tmp_path: Path, plain_clip: Path) -> None:
     truth = truth_clip(tmp_path / "truth.mkv", lambda n: left())
-    told: list[pipeline.Progress] = []
+    told: list[Progress] = []
     begun: list[int | None] = []
     measured(
         plain_clip,
@@ -211,7 +211,7 @@ def test_counts_must_agree(tmp_path: Path, plain_clip: Path, frames: int, is_fol
     truth = write(tmp_path / "truth.mkv", lambda n: left(), frames)
     painter = Painter(lambda n: left())
     with pytest.raises(InputError, match=f"holds {frames} frames, the clip {FRAMES} frames"):
-        evaluate_clip(pipeline.matte_job(plain_clip), truth, segmenter=painter)
+        evaluate_clip(matte_job(plain_clip), truth, segmenter=painter)
     assert painter.seen == 0  # known before the work
 
 
@@ -249,7 +249,7 @@ def test_pictures_are_measured_each_by_itself(tmp_path: Path) -> None:
         triples.append((picture, mask, None))
     done: list[int] = []
     report = evaluate_pictures(
-        pipeline.matte_job(tmp_path),
+        matte_job(tmp_path),
         tmp_path,
         triples,
         segmenter=Painter(lambda n: left()),
@@ -262,7 +262,7 @@ def test_pictures_are_measured_each_by_itself(tmp_path: Path) -> None:
     assert [exhibit.index for exhibit in report.worst] == [1, 0]
     # Mattes that exist: the truths themselves.
     given = [(picture, mask, mask) for picture, mask, _ in triples]
-    perfect = evaluate_pictures(pipeline.matte_job(tmp_path), tmp_path, given)
+    perfect = evaluate_pictures(matte_job(tmp_path), tmp_path, given)
     assert perfect.means[J] == 1
     assert perfect.means[MAE] == 0
 

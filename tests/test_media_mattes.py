@@ -23,11 +23,12 @@ from clips import (
 from PIL import Image
 
 from vidbg.errors import DecodeError, InputError, OutputError
+from vidbg.job import Job
 from vidbg.media import background, encode
 from vidbg.media.decode import FrameReader
 from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
 from vidbg.media.probe import probe
-from vidbg.pipeline import Job, run
+from vidbg.pipeline import run
 
 SIZE = (64, 48)
 VIDBG = str(Path(sys.executable).with_name("vidbg"))

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 import vidbg
 from vidbg import pipeline
 from vidbg.errors import DecodeError, InputError, OutputError, WeightsError
+from vidbg.job import Job, matte_job
 from vidbg.matting.chroma import ChromaKeyer
 from vidbg.media import background, encode
 from vidbg.media.probe import probe
-from vidbg.pipeline import Job, run
+from vidbg.pipeline import run
 from vidbg.temporal.smooth import LOOKAHEAD_FRAMES, PREROLL_FRAMES
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -217,7 +218,7 @@ class Asked(Edges):
 
 def asked(source: Path, **options: Any) -> list[tuple[int, ...]]:
     segmenter = Asked()
-    job = pipeline.matte_job(source, batch_size=1, **options)
+    job = matte_job(source, batch_size=1, **options)
     for _ in pipeline.read_mattes(job, probe(source), segmenter):
         pass
     return segmenter.shapes
@@ -692,7 +693,7 @@ def test_mattes_of_a_part_are_those_of_the_whole(
             return (rgb[..., 1] / np.float32(255)).astype(np.float32)
 
     def mattes(first: int, stop: int | None) -> dict[int, NDArray[np.float32]]:
-        job = pipeline.matte_job(plain_clip, smooth=0.7, batch_size=batch_size)
+        job = matte_job(plain_clip, smooth=0.7, batch_size=batch_size)
         batches = pipeline.read_mattes(job, info, Brightness(everything), first=first, stop=stop)
         found: dict[int, NDArray[np.float32]] = {}
         for batch in batches:

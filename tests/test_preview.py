@@ -16,6 +16,7 @@ from PIL import Image
 
 from vidbg import pipeline, preview
 from vidbg.errors import InputError
+from vidbg.job import Job
 from vidbg.media import background, encode
 from vidbg.media.probe import probe
 
@@ -66,12 +67,12 @@ def numbers(*cells: Picture) -> list[int]:
     return frame_numbers(np.stack(cells).mean(axis=3).astype(np.uint8))
 
 
-def job(clip: Path, bg: object = None, **fields: Any) -> pipeline.Job:
+def job(clip: Path, bg: object = None, **fields: Any) -> Job:
     # What is looked at here are the cells, with mattes as the segmenter makes them.
     fields = {"edges": "off", "smooth": 0.0} | fields
     kind = "alpha" if bg is None else "composite"
     output = encode.Output(clip.with_suffix(".png"), kind, "png")
-    return pipeline.Job(clip, output, background=bg, **fields)  # type: ignore[arg-type]
+    return Job(clip, output, background=bg, **fields)  # type: ignore[arg-type]
 
 
 def test_four_frames_evenly_spread(exact_clip: Path) -> None:

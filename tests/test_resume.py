@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from vidbg.cli import reporting
 from vidbg.errors import EncodeError, InputError, Interrupted, OutputError
+from vidbg.job import Job, Progress, Result
 from vidbg.media import audio, background, encode, formats, segments, sinks
 from vidbg.media import ffmpeg as ff
 from vidbg.media.encode import Output
@@ -38,7 +39,7 @@ from vidbg.media.segments import (
     pieces,
     work_folder,
 )
-from vidbg.pipeline import Job, Progress, Result, run
+from vidbg.pipeline import run
 from vidbg.temporal.smooth import PREROLL_FRAMES
 
 SAMPLES = Path(__file__).parent.parent / "samples"

@@ -27,22 +27,14 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
+    from vidbg.job import Job, Progress, Result
     from vidbg.matting.chroma import ChromaKeyer
     from vidbg.matting.foreground import estimate_foreground
     from vidbg.matting.refine import Controls, finish_matte
     from vidbg.matting.segmenter import Segmenter, load_segmenter
     from vidbg.media.decode import read_frames
     from vidbg.media.probe import probe
-    from vidbg.pipeline import (
-        Job,
-        Progress,
-        Result,
-        extract_foreground,
-        extract_matte,
-        replace_background,
-        run,
-        segment,
-    )
+    from vidbg.pipeline import extract_foreground, extract_matte, replace_background, run, segment
     from vidbg.temporal.smooth import smooth
 
 # Imported on first use, so that `import vidbg` loads neither torch nor OpenCV.
@@ -59,6 +51,7 @@ _HOMES = {
         "WeightsError",
     ),
     "vidbg.frames": ("FrameBatch", "MattedBatch", "VideoInfo"),
+    "vidbg.job": ("Job", "Progress", "Result"),
     "vidbg.matting.chroma": ("ChromaKeyer",),
     "vidbg.matting.foreground": ("estimate_foreground",),
     "vidbg.matting.refine": ("Controls", "finish_matte"),
@@ -66,9 +59,6 @@ _HOMES = {
     "vidbg.media.decode": ("read_frames",),
     "vidbg.media.probe": ("probe",),
     "vidbg.pipeline": (
-        "Job",
-        "Progress",
-        "Result",
         "extract_foreground",
         "extract_matte",
         "replace_background",

@@ -23,6 +23,7 @@ import numpy as np
 from vidbg import machine, pipeline
 from vidbg.errors import OutputError, VidbgError
 from vidbg.frames import VideoInfo
+from vidbg.job import CHROMA_MODEL
 from vidbg.journal import fingerprint
 from vidbg.ledger import Ledger, located, place_of
 from vidbg.media import ffmpeg as ff
@@ -30,9 +31,9 @@ from vidbg.media.segments import is_resumable
 from vidbg.sharing import SETTLED_FRAMES, Room, SharedNetwork, cores_for, memory_bytes
 
 if TYPE_CHECKING:
+    from vidbg.job import Job, Progress
     from vidbg.matting.segmenter import NetworkSegmenter
     from vidbg.media.encode import Output
-    from vidbg.pipeline import Job, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -421,7 +422,7 @@ def _mark(job: Job) -> str:
 
 def _network_of(job: Job) -> _Network | None:
     """Return which network a job needs, or None if it needs none."""
-    if job.model == pipeline.CHROMA_MODEL or job.matte_in is not None:
+    if job.model == CHROMA_MODEL or job.matte_in is not None:
         return None
     weights = None if job.weights is None else str(job.weights)
     return job.model, weights, job.device, job.precision

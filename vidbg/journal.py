@@ -12,7 +12,7 @@ from vidbg import __version__
 from vidbg.media.sequence import find_sequence, is_sequence
 
 if TYPE_CHECKING:
-    from vidbg.pipeline import Job
+    from vidbg.job import Job
 
 # Fields of a job and of its outputs that change nothing in what is made, only where it lies and
 # how it gets there.

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vidbg import colour as colours
 from vidbg import pipeline
 from vidbg.errors import InputError
+from vidbg.job import CHROMA_MODEL, Job
 from vidbg.matting.views import Versatile
 from vidbg.media import timing
 from vidbg.media.decode import damaged_error
@@ -46,7 +47,7 @@ _SQUARE_LEVELS: Final = (102, 153)
 
 
 def draw_sheet(
-    jobs: Mapping[str, pipeline.Job],
+    jobs: Mapping[str, Job],
     times_s: Sequence[Fraction] = (),
     *,
     segmenter: Segmenter | None = None,
@@ -143,7 +144,7 @@ class _Remembering:
 
 
 def _makers(
-    jobs: Mapping[str, pipeline.Job],
+    jobs: Mapping[str, Job],
     info: VideoInfo,
     segmenter: Segmenter | None,
     on_download: Callable[[int, int], None] | None,
@@ -156,7 +157,7 @@ def _makers(
     for caption, job in jobs.items():
         key = (
             (job.key, job.similarity, job.smoothness)
-            if job.model == pipeline.CHROMA_MODEL
+            if job.model == CHROMA_MODEL
             else (job.model, job.weights, job.device, job.precision)
         )
         if key not in loaded:
@@ -191,9 +192,7 @@ def _spread(info: VideoInfo) -> list[int]:
     return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
-def _cells(
-    job: pipeline.Job, info: VideoInfo, frame: int, segmenter: Segmenter
-) -> dict[str, Picture]:
+def _cells(job: Job, info: VideoInfo, frame: int, segmenter: Segmenter) -> dict[str, Picture]:
     """Return what is shown of a frame, by name, each uint8 ``(H, W, 3)`` at cell size."""
     mattes = pipeline.read_mattes(job, info, segmenter, first=frame, stop=frame + 1)
     batch = next(mattes, None)

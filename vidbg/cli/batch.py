@@ -15,8 +15,8 @@ from vidbg.cli.config import NAME, Settings, matches
 if TYPE_CHECKING:
     from vidbg.batch import Task
     from vidbg.discover import Source
+    from vidbg.job import Job
     from vidbg.ledger import Ledger
-    from vidbg.pipeline import Job
 
     MakeJob = Callable[[dict[str, Any]], Job]
 

@@ -12,7 +12,7 @@ from vidbg.cli.matting import matting_fields, matting_options, was_given
 if TYPE_CHECKING:
     from vidbg.cli.reporting import Reporter
     from vidbg.evaluation.measure import Report
-    from vidbg.pipeline import Job
+    from vidbg.job import Job
 
 # Options that say something of mattes that exist already.
 _WITH_A_MATTE = {
@@ -82,8 +82,8 @@ def evaluate(source: Path, truth: Path | None, **options: Any) -> None:
     fields = matting_fields(options)
     from vidbg.cli.reporting import Reporter
     from vidbg.evaluation import report as reports
+    from vidbg.job import matte_job
     from vidbg.media.encode import check_writable
-    from vidbg.pipeline import matte_job
     from vidbg.whole import write_whole
 
     job = matte_job(source, **fields)

@@ -12,7 +12,7 @@ import click
 from vidbg.cli.parameters import Device, Key, Length, Rate, Share, Time
 
 if TYPE_CHECKING:
-    from vidbg.pipeline import Matting
+    from vidbg.job import Matting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -149,20 +149,20 @@ def was_given(name: str) -> bool:
 
 def matting_fields(options: dict[str, Any]) -> Matting:
     """Return the fields of a job that these options describe, all of them checked."""
-    from vidbg import pipeline
+    from vidbg.job import CHROMA_MODEL
     from vidbg.matting import chroma, weights
 
     model = options["model"]
-    known = [*weights.registry(), pipeline.CHROMA_MODEL]
+    known = [*weights.registry(), CHROMA_MODEL]
     if model is not None and model not in known:
         raise click.BadParameter(f"{model!r} is none of {', '.join(known)}", param_hint="--model")
     keyed = [name for name in ("key", "similarity", "smoothness") if options[name] is not None]
-    if keyed and model != pipeline.CHROMA_MODEL:
-        raise click.UsageError(f"--{keyed[0]} is for --model {pipeline.CHROMA_MODEL}.")
+    if keyed and model != CHROMA_MODEL:
+        raise click.UsageError(f"--{keyed[0]} is for --model {CHROMA_MODEL}.")
     if options["grow"] is not None and options["shrink"] is not None:
         raise click.UsageError("Choose one: --grow or --shrink.")
-    if options["weights"] is not None and model == pipeline.CHROMA_MODEL:
-        raise click.UsageError(f"--model {pipeline.CHROMA_MODEL} takes no --weights.")
+    if options["weights"] is not None and model == CHROMA_MODEL:
+        raise click.UsageError(f"--model {CHROMA_MODEL} takes no --weights.")
     return {
         "model": model,
         "weights": options["weights"],

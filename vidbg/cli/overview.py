@@ -19,7 +19,7 @@ from vidbg.cli.reporting import _fps, clock, logging_to_stderr
 
 if TYPE_CHECKING:
     from vidbg.batch import Event, Outcome
-    from vidbg.pipeline import Progress
+    from vidbg.job import Progress
 
 _LINE_EVERY_S = 10.0
 _JSON_EVERY_S = 0.5

@@ -12,7 +12,7 @@ from vidbg.cli.matting import background_options, matting_fields, matting_option
 from vidbg.cli.parameters import Time
 
 if TYPE_CHECKING:
-    from vidbg.pipeline import Job
+    from vidbg.job import Job
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -124,17 +124,17 @@ def _settings(compared: dict[str, dict[str, str]] | None) -> dict[str, dict[str,
 
 def _job(source: Path, path: Path, options: dict[str, Any]) -> Job:
     """Return the job that options describe, all of them checked; it writes nothing."""
-    from vidbg import pipeline
+    from vidbg.job import Job, matte_job
     from vidbg.media import background, encode
 
     matting = matting_fields(options)
     if options["bg"] is None:
-        return pipeline.matte_job(source, **matting)
+        return matte_job(source, **matting)
     try:
         backdrop = background.parse(options["bg"])
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--bg") from error
-    return pipeline.Job(
+    return Job(
         source=source,
         # The codec is that of the picture; what matters is that a background is not overwritten.
         output=encode.Output(path, "composite", "png"),

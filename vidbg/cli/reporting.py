@@ -16,7 +16,7 @@ import click
 
 if TYPE_CHECKING:
     from vidbg.frames import VideoInfo
-    from vidbg.pipeline import Job, Progress, Result
+    from vidbg.job import Job, Progress, Result
 
 _LINE_EVERY_S = 10.0
 _JSON_EVERY_S = 0.5

@@ -19,8 +19,8 @@ from vidbg.cli.parameters import BitRate, FolderPath, OutputPath, Rate, Size, Ti
 from vidbg.media.formats import CONTAINERS, HARDWARE, VIDEO_CODECS
 
 if TYPE_CHECKING:
+    from vidbg.job import Job
     from vidbg.media.encode import Output
-    from vidbg.pipeline import Job
 
 _EXTENSIONS = " ".join(dict.fromkeys(CONTAINERS))
 _FORMATS = tuple(suffix[1:] for suffix in CONTAINERS)
@@ -300,8 +300,8 @@ def kind_of(options: dict[str, Any]) -> str:
 
 def job_of(kind: str, options: dict[str, Any]) -> Job:
     """Return the job that the options describe, all of them checked."""
-    from vidbg import pipeline
     from vidbg.errors import OutputError
+    from vidbg.job import Job
     from vidbg.media import background, encode
 
     source = Path(options["source"])
@@ -381,7 +381,7 @@ def job_of(kind: str, options: dict[str, Any]) -> Job:
             backdrop = background.parse(options["bg"])
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--bg") from error
-    return pipeline.Job(
+    return Job(
         source=source,
         output=outputs[0],
         also=tuple(outputs[1:]),

@@ -24,6 +24,7 @@ from vidbg import pipeline
 from vidbg.errors import InputError
 from vidbg.evaluation import metrics
 from vidbg.evaluation.mattes import ALPHA, BINARY, MatteFile, kind_of, open_matte, read_picture
+from vidbg.job import CHROMA_MODEL, Job, Progress, matte_job
 from vidbg.media.decode import FrameReader, damaged_error
 from vidbg.media.probe import probe
 
@@ -163,13 +164,13 @@ class Report:
 
 
 def evaluate_clip(
-    job: pipeline.Job,
+    job: Job,
     truth: Path | None = None,
     *,
     matte: Path | None = None,
     segmenter: Segmenter | None = None,
     on_start: Callable[[VideoInfo, int | None], None] | None = None,
-    on_progress: Callable[[pipeline.Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     on_download: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Measure the mattes that a job makes of a clip.
@@ -214,7 +215,7 @@ def evaluate_clip(
         if on_progress is not None:
             media_s = float(tally.frames / info.frame_rate)
             seconds = time.monotonic() - began
-            on_progress(pipeline.Progress(tally.frames, info.frame_count, media_s, seconds))
+            on_progress(Progress(tally.frames, info.frame_count, media_s, seconds))
     return tally.report(
         job.source,
         truth,
@@ -226,7 +227,7 @@ def evaluate_clip(
 
 
 def evaluate_pictures(
-    job: pipeline.Job,
+    job: Job,
     truth: Path,
     triples: Iterable[tuple[Path, Path, Path | None]],
     *,
@@ -256,7 +257,7 @@ def evaluate_pictures(
         if matte is None:
             # A screen has another colour in each picture, a network is the same for all.
             maker = segmenter or pipeline.load(job, info, on_download=on_download)
-            segmenter = None if job.model == pipeline.CHROMA_MODEL else maker
+            segmenter = None if job.model == CHROMA_MODEL else maker
             alphas = _made(job, info, maker)
             made_by = _made_by(job, maker)
         else:
@@ -417,9 +418,7 @@ def _counted(count: int | None) -> str:
     return "1 frame" if count == 1 else f"{count} frames"
 
 
-def _made(
-    job: pipeline.Job, info: VideoInfo, segmenter: Segmenter
-) -> Iterator[tuple[Picture, Matte]]:
+def _made(job: Job, info: VideoInfo, segmenter: Segmenter) -> Iterator[tuple[Picture, Matte]]:
     """Yield R'G'B' and alpha of each frame as the pipeline finishes it."""
     finish = pipeline.finisher(job, info, segmenter)
     for batch in pipeline.read_mattes(job, info, segmenter):
@@ -432,7 +431,7 @@ def _made(
         del batch, alpha, rgb, codes
 
 
-def _read(job: pipeline.Job, info: VideoInfo, mattes: MatteFile) -> Iterator[tuple[Picture, Matte]]:
+def _read(job: Job, info: VideoInfo, mattes: MatteFile) -> Iterator[tuple[Picture, Matte]]:
     """Yield R'G'B' of each frame and its alpha as a file has it."""
     reader = FrameReader(info, allow_damaged=job.allow_damaged)
     frames = (rgb for batch in reader for rgb in _rgb(batch, info))
@@ -482,9 +481,9 @@ def _rgb(batch: FrameBatch, info: VideoInfo) -> Picture:
     return colours.planes_to_rgb(batch.planes, batch.format, colour)
 
 
-def _made_by(job: pipeline.Job, segmenter: Segmenter) -> str:
+def _made_by(job: Job, segmenter: Segmenter) -> str:
     """Return what made the mattes: network or keyer, and what was chosen otherwise."""
-    default = pipeline.matte_job(job.source)
+    default = matte_job(job.source)
     chosen = [
         f"{setting.name} {getattr(job, setting.name)}"
         for setting in fields(job)
