@@ -23,6 +23,8 @@ from pathlib import Path
 
 import av
 
+from vidbg.media.segments import is_work_folder
+
 _SAMPLE_S = 0.05
 
 
@@ -108,7 +110,7 @@ def main() -> None:
             watcher.join()
         final = size_of(killed)
         print(f"killed: {final / 1e6:.1f} MB in the end, {largest / 1e6:.1f} MB at the most")
-        left = [path.name for path in killed.iterdir() if path.name.endswith(".vidbg-resume")]
+        left = [path.name for path in killed.iterdir() if is_work_folder(path)]
         print(f"work folders left: {', '.join(left) or 'none'}")
 
         print("| clip | frames | rate | same pictures | same sound | same duration |")

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from vidbg import machine
 from vidbg.cli import reporting
 from vidbg.errors import EncodeError, InputError, Interrupted, OutputError
 from vidbg.job import Job, Progress, Result
@@ -349,11 +350,11 @@ def test_later_runs_have_the_threads_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "out.mp4"
-    monkeypatch.setattr(segments, "_processors", lambda: 4)
+    monkeypatch.setattr(machine, "allowed_cores", lambda: 4)
     work = a_work(path, codec="h264")
     fill(work, 1)
     leave(work)
-    monkeypatch.setattr(segments, "_processors", lambda: 64)
+    monkeypatch.setattr(machine, "allowed_cores", lambda: 64)
     with a_work(path, codec="h264") as again:
         assert again.frames == GRID
         assert again.threads(0) == 6

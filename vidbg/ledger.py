@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vidbg.errors import OutputError
+from vidbg.lock import take_lock
 from vidbg.media import pngs
 
 logger = logging.getLogger(__name__)
@@ -295,14 +296,8 @@ def _lock(fd: int, path: Path) -> None:
     """
     try:
         if os.name == "nt":
-            import msvcrt
-
             os.lseek(fd, _LOCK_AT, os.SEEK_SET)
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take_lock(fd)
     except (BlockingIOError, PermissionError) as error:
         raise OutputError(
             "another batch works on this folder", path=path.parent, hint="Wait until it ends"

@@ -41,11 +41,16 @@ def cores(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
         proc: Where the kernel tells of processes.
         cgroups: Where control groups are mounted.
     """
-    # Honours taskset and cpusets, where os.cpu_count() does not.
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    allowed = allowed_cores()
     return min(allowed, quota(proc, cgroups) or allowed)
+
+
+def allowed_cores() -> int:
+    """Return the cores that this process may run on, however little of their time it gets."""
+    # Honours taskset and cpusets, where os.cpu_count() does not.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def quota(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:

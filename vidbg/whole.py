@@ -30,7 +30,7 @@ def take_name(part: Path, path: Path, overwrite: bool) -> None:
         except FileExistsError:
             raise taken from None
         except OSError:  # a file system without hard links
-            if path.exists():
+            if os.path.lexists(path):
                 raise taken from None
             part.rename(path)
     except OSError as error:

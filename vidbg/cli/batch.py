@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vidbg.cli.config import NAME, Settings, matches
+from vidbg.cli.main import EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from vidbg.batch import Task
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     MakeJob = Callable[[dict[str, Any]], Job]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 _MOST_JOBS = 64
 # Where results go, by parameter.

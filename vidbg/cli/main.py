@@ -100,10 +100,16 @@ def _report(error: VidbgError, as_json: bool, cause: BaseException | None = None
     if as_json:
         path = None if error.path is None else str(error.path)
         _emit_error(cause or error, error.message, path, error.hint)
-    # A name may have a newline in it, or what a terminal takes for a command.
-    shown = (c if c.isprintable() else ascii(c)[1:-1] for c in f"vidbg: {error}")
-    click.echo("".join(shown), err=True)
+    click.echo(printable(f"vidbg: {error}"), err=True)
     return EXIT_FAILED
+
+
+def printable(text: str) -> str:
+    """Return a text in one line and without what a terminal takes for a command.
+
+    Names may hold anything.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _emit_error(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from vidbg.cli.main import printable
 from vidbg.cli.reporting import _fps, clock, logging_to_stderr
 
 if TYPE_CHECKING:
@@ -334,11 +335,6 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
         f"{row[3]:>{widths[3]}}  {row[4]}".rstrip()
         for row in rows
     ]
-
-
-def printable(text: str) -> str:
-    """Return a text without what a terminal takes for a command; names may hold anything."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _failures_last(outcomes: Sequence[Outcome]) -> list[Outcome]:

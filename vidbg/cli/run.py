@@ -233,6 +233,13 @@ def _is_path(source: str) -> bool:
     return source != "-" and not spool.is_url(source)
 
 
+def _is_stored(options: dict[str, Any]) -> bool:
+    """Say whether INPUT or the background is standard input or a URL, and has to be stored."""
+    from vidbg.media import spool
+
+    return not _is_path(options["source"]) or spool.is_url(options["bg"] or "")
+
+
 def _check_urls(options: dict[str, Any]) -> None:
     """Refuse what cannot be stored, before anything is."""
     from vidbg.media import spool
@@ -246,10 +253,9 @@ def _check_urls(options: dict[str, Any]) -> None:
         if not text.lower().startswith(("http://", "https://")):
             raise click.UsageError(f"{text}: URLs are of http or https.")
     # Each run stores them anew, and cannot know that they are the same.
-    is_stored = source == "-" or any(map(spool.is_url, (source, options["bg"] or "")))
-    if options["resume"] and is_stored:
+    if options["resume"] and _is_stored(options):
         raise click.UsageError("--resume is for files: store standard input and URLs as such.")
-    if options["output"] is None and (source == "-" or spool.is_url(source)):
+    if options["output"] is None and not _is_path(source):
         raise click.UsageError(f"Say with -o what to write: {source} has no folder.")
     if source == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError("Standard input is a terminal, not a video.")
@@ -261,7 +267,7 @@ def _as_files(job: Job, options: dict[str, Any]) -> Iterator[Job]:
     from vidbg.media import encode, pngs, spool
 
     source, behind = options["source"], options["bg"]
-    if source == "-" or spool.is_url(source) or spool.is_url(behind or ""):
+    if _is_stored(options):
         for output in job.outputs:
             check = pngs.check_writable if output.is_sequence else encode.check_writable
             check(output.path, job.source, output.overwrite)

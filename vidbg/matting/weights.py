@@ -12,13 +12,12 @@ import json
 import logging
 import os
 import re
-import sys
 import time
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +28,7 @@ import platformdirs
 
 from vidbg import __version__
 from vidbg.errors import WeightsError
+from vidbg.lock import take_lock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,26 +36,6 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
 
 NETWORK_TIMEOUT_S = 30.0
 """How long a server may stay silent, while connecting and between two pieces of the file."""
@@ -329,9 +309,9 @@ def _sole_downloader(lock: Path, part: Path) -> Iterator[None]:
         seen = _size(part)
         deadline = time.monotonic() + LOCK_STALL_S
         while True:
-            with _writing(lock):
-                if _try_lock(file.fileno()):
-                    break
+            with _writing(lock), suppress(BlockingIOError, PermissionError):
+                take_lock(file.fileno())
+                break
             if _size(part) != seen:
                 seen = _size(part)
                 deadline = time.monotonic() + LOCK_STALL_S

@@ -24,8 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from vidbg import machine
 from vidbg.errors import EncodeError, Interrupted, OutputError, VidbgError
 from vidbg.frames import VideoInfo
+from vidbg.lock import take_lock
 from vidbg.media import audio, encode, formats, sinks
 from vidbg.media import ffmpeg as ff
 
@@ -371,7 +373,7 @@ class Work:
             tuple(_segment_suffix(output) for output in self.outputs),
             tuple(output.hwaccel for output in self.outputs),
             _ffmpeg_version(),
-            _processors(),
+            machine.allowed_cores(),
         )
         path = self.outputs[0].path
         found = _read_journal(self.folder)
@@ -473,7 +475,7 @@ def _locked(folder: Path, path: Path) -> int:
     while True:
         try:
             folder.mkdir(exist_ok=True)
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             if not folder.parent.is_dir():
                 raise OutputError("its folder does not exist", path=path) from None
@@ -481,28 +483,16 @@ def _locked(folder: Path, path: Path) -> int:
         except OSError as error:
             raise _unwritable(folder, error) from error
         try:
-            _take(lock)
+            take_lock(descriptor)
         except OSError as error:
-            os.close(lock)
+            os.close(descriptor)
             raise OutputError(
                 "another vidbg is working on it", path=path, hint="Wait for it or stop it"
             ) from error
         with suppress(FileNotFoundError):
-            if os.path.samestat((folder / _LOCK).stat(), os.fstat(lock)):
-                return lock
-        os.close(lock)  # of a folder that its job has removed meanwhile
-
-
-def _take(lock: int) -> None:
-    """Take a lock, or raise OSError at once where another process has it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat((folder / _LOCK).stat(), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)  # of a folder that its job has removed meanwhile
 
 
 def _sync_folder(folder: Path) -> None:
@@ -515,12 +505,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _ffmpeg_version() -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vidbg.errors import OutputError, VidbgError, WeightsError
 from vidbg.matting.architectures import TrainedNetwork, load_network
+from vidbg.whole import take_name
 
 logger = logging.getLogger(__name__)
 
@@ -277,23 +278,8 @@ def _published(path: Path, overwrite: bool) -> Iterator[Path]:
     part = path.with_name(f"{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield part
-        _publish(part, path, overwrite)
+        take_name(part, path, overwrite)
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", path=path) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _publish(part: Path, path: Path, overwrite: bool) -> None:
-    if overwrite:
-        part.replace(path)
-        return
-    appeared = OutputError("appeared while the job ran", path=path, hint="Use -y to overwrite it")
-    try:
-        os.link(part, path)  # fails where the name is taken: no gap to lose a race in
-    except FileExistsError:
-        raise appeared from None
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise appeared from None
-        part.rename(path)
