@@ -27,6 +27,13 @@ LAYERS: list[dict[str, set[str]]] = [
         "journal": {"media.sequence"},
         "machine": set(),
         "colour": set(),
+        "gpu.__init__": set(),
+        "gpu.frames": set(),
+        "gpu.transfer": set(),
+        "gpu.memory": set(),
+        "gpu.graphs": set(),
+        "gpu.resize": set(),
+        "gpu.composite": {"gpu.resize"},
         "media.__init__": set(),
         "media.formats": set(),
         "media.ffmpeg": set(),
@@ -54,6 +61,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "media.source": set(),
         "media.rawvideo": set(),
+        "media.nvdec": {"media.source"},
         "media.pngs": set(),
         "composite": set(),
         "matting.segmenter": set(),
@@ -70,9 +78,17 @@ LAYERS: list[dict[str, set[str]]] = [
         "matting.foreground": set(),
         "matting.spill": set(),
         "temporal.smooth": set(),
+        # Each builds on its sibling, which has the numbers.
+        "gpu.thumbnail": set(),
+        "gpu.flow": set(),
+        "gpu.smooth": {"gpu.flow", "temporal.smooth"},
+        "gpu.appearance": {"matting.appearance"},
+        "gpu.refine": {"gpu.appearance"},
+        "gpu.foreground": {"matting.foreground"},
         "evaluation.__init__": set(),
         "evaluation.metrics": set(),
     },
+    {"gpu.stages": set()},
     {"media.probe": set(), "media.audio": set(), "media.decode": set(), "ledger": set()},
     {"media.background": set(), "media.encode": set(), "media.mattes": set()},
     {"media.stored": set()},
@@ -181,10 +197,10 @@ def test_imports_point_one_way(name: str, path: Path) -> None:
 def test_libraries_stay_where_they_belong(name: str, path: Path) -> None:
     everywhere = {full.split(".")[0] for full in imports(path)}
     at_once = {full.split(".")[0] for full in imports(path, outside_functions=True)}
-    if not name.startswith(("matting.", "training.")):
+    if not name.startswith(("matting.", "training.", "gpu.")):
         assert "torch" not in everywhere
-    # Modules that hold networks are themselves imported when needed.
-    if not name.startswith("training.") and name not in NETWORKS:
+    # Modules that hold networks or tensors are themselves imported when needed.
+    if not name.startswith(("training.", "gpu.")) and name not in NETWORKS:
         assert "torch" not in at_once
     if not name.startswith("cli."):
         assert not everywhere & CONSOLE

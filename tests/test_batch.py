@@ -17,13 +17,14 @@ from test_sharing import Counting
 
 from vidbg import batch, pipeline
 from vidbg.batch import Advanced, Event, Outcome, Started, Task, process
-from vidbg.errors import InputError, WeightsError
+from vidbg.errors import DeviceError, InputError, WeightsError
 from vidbg.job import Job, Progress, Result
 from vidbg.ledger import Ledger
 from vidbg.matting import segmenter
 from vidbg.media import encode
 from vidbg.media import ffmpeg as ff
 from vidbg.media.background import Solid
+from vidbg.sharing import SharedNetwork
 
 
 def task(root: Path, name: str, **options: object) -> Task:
@@ -204,6 +205,55 @@ def test_a_network_makes_mattes_for_several(
     tasks = [task(tmp_path, f"{n}.mp4", model=None) for n in range(3)]
     assert set(states(run(tmp_path, tasks, jobs=3)).values()) == {"done"}
     assert network.most == 1
+
+
+def test_jobs_are_spread_over_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three devices one is in use by others; two jobs at once are on the two that are left."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    networks: dict[str, Counting] = {}
+    at_once: list[set[str]] = []
+    both = threading.Barrier(2, timeout=20)
+
+    def load(*, device: str, **_: object) -> Counting:
+        assert device not in networks
+        if device == "cuda:1":
+            raise DeviceError("in use")
+        networks[device] = Counting()
+        return networks[device]
+
+    def work(job: Job, *, segmenter: SharedNetwork, **_: object) -> Result:
+        (device,) = (name for name, one in networks.items() if one is segmenter._network)
+        at_once.append({device})
+        both.wait()
+        both.wait()
+        return result_of(job)
+
+    monkeypatch.setattr(segmenter, "load_segmenter", load)
+    monkeypatch.setattr(pipeline, "run", work)
+    tasks = [task(tmp_path, f"{n}.mp4", model=None, device="auto") for n in range(6)]
+    found = states(run(tmp_path, tasks, jobs=2))
+    assert set(found.values()) == {"done"}
+    assert set(networks) == {"cuda:0", "cuda:2"}
+    # Pairs that ran at the same time never share a device.
+    assert [at_once[n] | at_once[n + 1] for n in (0, 2, 4)] == [{"cuda:0", "cuda:2"}] * 3
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "devices"),
+    [
+        (0, "auto", ("auto",)),
+        (0, "cuda", ("cuda",)),
+        (2, "auto", ("cuda:0", "cuda:1")),
+        (2, "cuda", ("cuda:0", "cuda:1")),
+        (2, "cuda:1", ("cuda:1",)),
+        (2, "cpu", ("cpu",)),
+    ],
+)
+def test_which_devices_a_name_stands_for(
+    monkeypatch: pytest.MonkeyPatch, count: int, device: str, devices: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    assert segmenter.devices_of(device) == devices
 
 
 def interrupted(tmp_path: Path, tasks: list[Task], started: threading.Event) -> list[Event]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from clips import video_info
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +96,7 @@ class Counting:
     """A network that notices two calls at once."""
 
     name = "counting"
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.at_once = self.most = 0

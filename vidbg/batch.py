@@ -1,7 +1,8 @@
-"""Many clips in one run: jobs at once in threads, one network, what is finished is skipped.
+"""Many clips in one run: jobs at once in threads, what is finished is skipped.
 
-Threads and not processes, because the network is to be in memory once. What takes time lets go of
-the interpreter: FFmpeg is a process of its own, the network and array operations are native code.
+Threads and not processes, because the network is to be in memory once, or once on each of several
+GPUs, over which jobs are spread. What takes time lets go of the interpreter: FFmpeg is a process of
+its own, the network and array operations are native code.
 """
 
 from __future__ import annotations
@@ -168,9 +169,9 @@ class _Batch:
         self._stop = threading.Event()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._threads: dict[Path, threading.Thread] = {}  # by output: one writer each
-        self._network: tuple[_Network, NetworkSegmenter] | None = None
+        self._network: tuple[_Network, list[_Place]] | None = None
+        self._places: dict[Path, _Place] = {}  # by output, of the jobs that run
         self._refusals: dict[_Network, VidbgError] = {}
-        self._turn = threading.Lock()  # to call the network
         self._room = Room()
 
     def work_off(self, waiting: deque[Task], arrivals: Callable[[], Iterable[Task]] | None) -> None:
@@ -217,6 +218,7 @@ class _Batch:
                 timeout_s = 0
                 if isinstance(event, Outcome) and event.output is not None:
                     self._threads.pop(event.output).join(_GRACE_S)
+                    self._leave(event.output)
                 self._on_event(event)
 
     def _next(self, waiting: deque[Task]) -> Task | None:
@@ -253,57 +255,80 @@ class _Batch:
                 )
                 return
         wanted = _network_of(task.job)
-        segmenter = None
+        place = None
         if wanted is not None:
-            segmenter = self._load(wanted)
-            if segmenter is None:
+            place = self._load(wanted)
+            if place is None:
                 error = self._refusals[wanted]
                 self._on_event(Outcome(task.source, output, "failed", error=error))
                 return
+            place.jobs += 1
+            self._places[output] = place
         thread = threading.Thread(
             target=self._work,
-            args=(task, task.job, mark, segmenter),
+            args=(task, task.job, mark, place),
             name="vidbg-job",
             daemon=True,
         )
         self._threads[output] = thread
         thread.start()
 
-    def _load(self, wanted: _Network) -> NetworkSegmenter | None:
-        """Return a network, the only one in memory, or None if it cannot be had: asked for once."""
-        if self._network is not None and self._network[0] == wanted:
-            return self._network[1]
+    def _leave(self, output: Path) -> None:
+        """Take note that a job has left its device."""
+        place = self._places.pop(output, None)
+        if place is not None:
+            place.jobs -= 1
+
+    def _load(self, wanted: _Network) -> _Place | None:
+        """Return the least busy device with a network, or None if none can have it: asked for once.
+
+        A device gets its network with its first job. Of networks, one kind is in memory at a time.
+        """
         if wanted in self._refusals:
             return None
-        self._network = None
+        from vidbg.matting.segmenter import devices_of
+
+        if self._network is None or self._network[0] != wanted:
+            self._network = None
+            self._network = wanted, [_Place(device) for device in devices_of(wanted[2])]
+        places = self._network[1]
+        while True:
+            place = min(places, key=lambda place: place.jobs)
+            try:
+                if place.network is None:
+                    place.network = self._loaded(wanted, place.device)
+            except Exception as error:
+                places.remove(place)
+                if not places:
+                    self._network = None
+                    self._refusals[wanted] = _as_ours(error)
+                    return None
+                logger.warning("%s is left out: %s", place.device, _as_ours(error))
+            else:
+                return place
+
+    def _loaded(self, wanted: _Network, device: str) -> NetworkSegmenter:
         from vidbg.matting.segmenter import load_segmenter
 
-        model, weights, device, precision = wanted
-        try:
-            network = load_segmenter(
-                model=model,
-                weights=weights,
-                device=device,
-                precision=precision,
-                threads=machine.quota(),
-                progress=lambda had, total: self._on_event(Downloading(had, total)),
-            )
-            # Once, so that its memory is no longer among what is free.
-            network(np.zeros((1, *network.input_size(1920, 1080), 3), np.uint8))
-        except Exception as error:
-            self._refusals[wanted] = _as_ours(error)
-            return None
-        self._network = (wanted, network)
+        model, weights, _, precision = wanted
+        network = load_segmenter(
+            model=model,
+            weights=weights,
+            device=device,
+            precision=precision,
+            threads=machine.quota(),
+            progress=lambda had, total: self._on_event(Downloading(had, total)),
+        )
+        # Once, so that its memory is no longer among what is free.
+        network(np.zeros((1, *network.input_size(1920, 1080), 3), np.uint8))
         return network
 
-    def _work(
-        self, task: Task, job: Job, mark: str | None, network: NetworkSegmenter | None
-    ) -> None:
+    def _work(self, task: Task, job: Job, mark: str | None, place: _Place | None) -> None:
         """Do a job: what a thread runs."""
         output = job.output.path
         run = _Run()
         try:
-            outcome = self._made(task, job, mark, network, run)
+            outcome = self._made(task, job, mark, place, run)
         except BaseException as error:
             was_stopped = self._stop.is_set()
             if not (was_stopped or isinstance(error, VidbgError)):
@@ -322,7 +347,7 @@ class _Batch:
         self._events.put(outcome)
 
     def _made(
-        self, task: Task, job: Job, mark: str | None, network: NetworkSegmenter | None, run: _Run
+        self, task: Task, job: Job, mark: str | None, place: _Place | None, run: _Run
     ) -> Outcome:
         output, ledger = job.output.path, self._ledgers[task.root]
         main, *others = (_replacing(one, task.source, ledger) for one in job.outputs)
@@ -333,7 +358,9 @@ class _Batch:
                 raise OutputError(f"cannot be made ({error.strerror})", path=folder) from error
         for one in job.outputs:
             ledger.begin(one.path, task.source)
-        shared = None if network is None else SharedNetwork(network, self._turn, self._stop)
+        shared = None
+        if place is not None and place.network is not None:
+            shared = SharedNetwork(place.network, place.turn, self._stop)
 
         def admit(info: VideoInfo, total: int | None) -> None:
             batch_size = job.batch_size or (1 if shared is None else shared.last_batch_size)
@@ -387,6 +414,23 @@ class _Batch:
         """End this thread's job if the batch is to end, as Ctrl-C ends a single one."""
         if self._stop.is_set():
             raise KeyboardInterrupt
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A device that jobs are spread over.
+
+    Attributes:
+        device: Its name.
+        network: Its network, once it has one.
+        turn: To call that: one job at a time.
+        jobs: How many jobs use it.
+    """
+
+    device: str
+    network: NetworkSegmenter | None = None
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    jobs: int = 0
 
 
 @dataclass(slots=True)

@@ -126,6 +126,11 @@ def resolve(colour: Colour, format: PlaneFormat, height: int) -> Colour:
     return replace(colour, matrix=matrix, range=colour.range if colour.range == "pc" else "tv")
 
 
+def is_hdr(colour: Colour) -> bool:
+    """Tell whether a clip's light is that of ITU-R BT.2100, PQ or HLG."""
+    return colour.transfer in (_PQ, _HLG)
+
+
 def luma_weights(matrix: str) -> tuple[float, float]:
     """Return (Kr, Kb), the weights of red and blue in luma; green's is 1 - Kr - Kb.
 
@@ -172,11 +177,11 @@ def planes_to_rgb(
     Raises:
         ValueError: The tags are not resolved, or do not fit the format.
     """
-    decode = _decoding(format, colour)
+    decode = decoding(format, colour)
     frame_count, *luma_size = planes[0].shape
     height, width = size if size is not None else luma_size
     as_they_are = [height, width] == luma_size
-    is_hdr = colour.transfer in (_PQ, _HLG)
+    shows_hdr = is_hdr(colour)
 
     # Bands end on a whole row of chroma samples.
     rows = -(-_BAND_SAMPLES // width >> format.log2_chroma_h) << format.log2_chroma_h
@@ -197,7 +202,7 @@ def planes_to_rgb(
                 band = [plane[top:bottom].astype(np.float32) for plane in frame]
             target = rgb[index, top:bottom]
             red_green_blue = _combined(band, decode)
-            if is_hdr:
+            if shows_hdr:
                 target[:] = _as_sdr(np.stack(red_green_blue, axis=-1), colour)
             else:
                 cv2.merge([_to_uint8(component) for component in red_green_blue], target)
@@ -227,7 +232,7 @@ def rgb_to_codes(
     if min(rgb) < 0 or max(rgb) > 255:
         raise ValueError(f"colour {rgb} has a component outside 0 to 255")
     signal: FloatArray = np.array(rgb) / 255
-    if colour.transfer in (_PQ, _HLG):
+    if is_hdr(colour):
         signal = _sdr_to_hdr(signal, colour)
     encoding, scale, offset = _encoding(format, colour)
     codes = np.floor(scale * (encoding @ signal) + offset + 0.5)
@@ -282,7 +287,7 @@ def _encoding(format: PlaneFormat, colour: Colour) -> tuple[FloatArray, FloatArr
     return matrix, step * np.array([219.0, chroma, chroma]), np.array([16.0 * step, middle, middle])
 
 
-def _decoding(format: PlaneFormat, colour: Colour) -> tuple[FloatArray, FloatArray]:
+def decoding(format: PlaneFormat, colour: Colour) -> tuple[FloatArray, FloatArray]:
     """Return (matrix, constant) with R'G'B' = matrix @ codes + constant, R'G'B' 0 to 255."""
     encoding, scale, offset = _encoding(format, colour)
     matrix = 255 * np.linalg.inv(scale[:, np.newaxis] * encoding)
@@ -365,14 +370,26 @@ def _between(
         factor: Luma samples for each chroma sample.
         is_cosited: A chroma sample sits on the first of its luma samples, not amid them.
     """
-    if factor == 1:
-        return [here]
     phases = []
-    for phase in range(factor):
-        distance = phase / factor if is_cosited else (phase + 0.5) / factor - 0.5
+    for distance in chroma_distances(factor, is_cosited):
         neighbour = after if distance > 0 else before
-        phases.append((1 - abs(distance)) * here + abs(distance) * neighbour)
+        phases.append((1 - abs(distance)) * here + abs(distance) * neighbour if distance else here)
     return phases
+
+
+def chroma_distances(factor: int, is_cosited: bool) -> list[float]:
+    """Return how far each luma position lies from its chroma sample, in chroma samples.
+
+    Args:
+        factor: Luma samples for each chroma sample along an axis.
+        is_cosited: A chroma sample sits on the first of its luma samples, not amid them.
+
+    Returns:
+        ``factor`` numbers in -1/2..1, negative towards the origin.
+    """
+    if is_cosited:
+        return [phase / factor for phase in range(factor)]
+    return [(phase + 0.5) / factor - 0.5 for phase in range(factor)]
 
 
 def _as_sdr(rgb: FloatArray, colour: Colour) -> NDArray[np.uint8]:

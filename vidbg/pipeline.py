@@ -25,7 +25,7 @@ from vidbg.journal import fingerprint
 from vidbg.matting import chroma, refine, views
 from vidbg.matting.foreground import estimate_foreground, extend_foreground
 from vidbg.matting.spill import colours_around, suppress_spill
-from vidbg.media import audio, background, encode, pngs, segments, sinks, timing
+from vidbg.media import audio, background, encode, nvdec, pngs, segments, sinks, timing
 from vidbg.media.decode import FrameReader, count_decodable, damaged_error, promised_frames
 from vidbg.media.light import light_of
 from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vidbg.frames import Colour, Plane, Planes
+    from vidbg.gpu.stages import Stages
     from vidbg.matting.segmenter import Segmenter
 
     # What an output shows of a batch: planes, and straight alpha unless it is a composite.
@@ -113,6 +114,9 @@ def run(
             else:
                 segmenter = load(job, info, first, stop, on_download=on_download)
         batch_size = _batch_size(job, segmenter, info)
+        on_device = _stages_on_device(job, segmenter, info)
+        if on_device is not None and job.batch_size is None:
+            batch_size = on_device.batch_size(batch_size)
         scenery = _scenery(job, info, behind_info, batch_size, done)
         strength = _strength(job, segmenter)
         # What the mattes within a part depend on outside of it: they are those of the whole clip.
@@ -131,14 +135,21 @@ def run(
             first=reach[0],
             stop=reach[1],
             allow_damaged=job.allow_damaged,
+            gpu=None if on_device is None else _decoder(job, info, on_device),
         )
-        steady = cleanup.enter_context(_matted(job, reader, segmenter))
-        if lead or (tail and stop is not None):
-            steady = _within(steady, begin, stop, batch_size)
         behind = None
         if scenery is not None:
             behind = cleanup.enter_context(Prefetch(scenery, _AHEAD, "background"))
-        finished = finisher(job, info, segmenter)
+        shown: Iterator[Sequence[tuple[Planes | None, Plane | None]]]
+        if on_device is not None:
+            shown = cleanup.enter_context(on_device.shown(reader, behind, begin, stop))
+        else:
+            steady = cleanup.enter_context(_matted(job, reader, segmenter))
+            if lead or (tail and stop is not None):
+                steady = _within(steady, begin, stop, batch_size)
+            finished = finisher(job, info, segmenter)
+            # map() holds no batch while the next one is made.
+            shown = map(finished, steady, itertools.repeat(behind))
         written: sinks.Sinks | segments.SegmentedSinks
         if work is None:
             written = cleanup.enter_context(sinks.Sinks(job.outputs, info, window, sound))
@@ -146,8 +157,8 @@ def run(
             written = cleanup.enter_context(segments.SegmentedSinks(work, info, window, sound))
         if done and on_progress is not None:
             on_progress(_progress(done, total, info, frames_began, done))
-        for batch in steady:
-            written.write(finished(batch, behind))
+        for batch in shown:
+            written.write(batch)
             if on_progress is not None:
                 on_progress(_progress(written.frames_written, total, info, frames_began, done))
             del batch  # or it stays in memory while the next one is made
@@ -291,6 +302,45 @@ def _turns(job: Job, segmenter: Segmenter, info: VideoInfo) -> views.Turns | Non
     looks = views.LOOKS[-1] if info.is_image else job.looks
     in_turn = _strength(job, segmenter) >= _STRENGTH_FOR_TURNS
     return views.turns(own, segmenter.square_size, looks, in_turn=in_turn)
+
+
+def _stages_on_device(
+    job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo
+) -> Stages | None:
+    """Return all of a job's stages on its network's device, or None to make them on the CPU."""
+    if isinstance(segmenter, ReadyMattes) or not hasattr(segmenter, "on_device"):
+        return None  # before PyTorch is loaded in vain
+    from vidbg.gpu import stages
+
+    if not (isinstance(segmenter, stages.OnDevice) and stages.is_worth_it(segmenter.device)):
+        return None
+    look = _look(job, segmenter, info)
+    obstacle = stages.obstacle(
+        info,
+        look.edges,
+        look.controls,
+        despill=look.despill,
+        blurs=isinstance(job.background, background.Blur),
+    )
+    if obstacle is not None:
+        logger.info("%s: only the network runs on %s (%s)", info.path, segmenter.device, obstacle)
+        return None
+    return stages.Stages(
+        segmenter,
+        info,
+        _turns(job, segmenter, info),
+        strength=_strength(job, segmenter),
+        edges=look.edges,
+        wanted=[(output.kind, output.premultiplied) for output in job.outputs],
+        black=look.black,
+    )
+
+
+def _decoder(job: Job, info: VideoInfo, on_device: Stages) -> int | None:
+    """Return the number of the GPU that decodes a clip, if one does: that of the other stages."""
+    gpu = on_device.cuda_index
+    # What is damaged is decoded otherwise by hardware.
+    return gpu if gpu is not None and not job.allow_damaged and nvdec.decodes(info, gpu) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from vidbg import machine
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from vidbg.frames import VideoInfo
@@ -144,6 +145,16 @@ class SharedNetwork:
         """Return mattes (B, h, w), as the network does."""
         with self._my_turn():
             return self._network(rgb)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self._network.device
+
+    def on_device(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return mattes (B, h, w) on the network's device, of pictures that are there."""
+        with self._my_turn():
+            return self._network.on_device(rgb)
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:

@@ -22,6 +22,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vidbg.errors import DeviceError, WeightsError
+from vidbg.gpu.graphs import Graphs
+from vidbg.gpu.memory import Portions
 from vidbg.matting.architectures import load_network
 from vidbg.matting.u2net import ConvNormReLU
 from vidbg.matting.weights import below_target_note, default_model, ensure, spec_of
@@ -138,6 +140,7 @@ class NetworkSegmenter:
         self._scale = (1.0 / (255.0 * std)).view(1, 3, 1, 1).to(device)
         self._shift = (-mean / std).view(1, 3, 1, 1).to(device)
         self._batch_limit = _MAX_BATCH
+        self._graphs = Graphs()
 
     @property
     def precision(self) -> str:
@@ -238,6 +241,42 @@ class NetworkSegmenter:
             torch.cuda.empty_cache()
         return matte
 
+    @torch.no_grad()  # not inference_mode: what it returns is to be worked on elsewhere
+    def on_device(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return mattes of pictures that are in the device's memory already, and leave them there.
+
+        Those of :meth:`__call__`, which says what is done when memory or precision runs out.
+
+        Args:
+            rgb: uint8 (B, h, w, 3) on :attr:`device`, R'G'B' full range; h and w as
+                :meth:`input_size` says.
+
+        Returns:
+            float32 (B, h, w) on :attr:`device`.
+
+        Raises:
+            DeviceError: The device's memory does not hold one picture.
+            WeightsError: The network's output is not finite.
+        """
+        portions = Portions(self._batch_limit, self.name)
+        mattes = list(
+            portions.work_off(len(rgb), lambda start, stop: self._finite(rgb[start:stop]))
+        )
+        self._batch_limit = portions.limit
+        return torch.cat(mattes)
+
+    def _finite(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return the mattes of one batch, in full precision if half precision overflows."""
+        matte = self._graphs.run(self._probability_of, self._input_of(rgb))
+        if bool(matte.isfinite().all()):
+            return matte
+        if self._precision != "fp32":
+            logger.warning("%s overflows in %s: going on in fp32", self.name, self._precision)
+            self._network.float()
+            self._precision = "fp32"
+            return self._finite(rgb)
+        raise WeightsError(f"the output of {self.name} is not finite")
+
     def _segment(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the mattes of one batch, in full precision if half precision overflows."""
         matte = self._probability(rgb)
@@ -255,14 +294,21 @@ class NetworkSegmenter:
     def _probability(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         # from_numpy warns of arrays that are not writable, as those from a decoder's pipe are.
         pixels = torch.from_numpy(np.require(rgb, requirements=["C", "W"])).to(self.device)
+        matte: NDArray[np.float32] = self._probability_of(self._input_of(pixels)).cpu().numpy()
+        return matte
+
+    def _input_of(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return what the network takes for pictures uint8 (B, h, w, 3) on its device."""
         # (B, h, w, 3) permuted is channels-last as it is.
         x = pixels.permute(0, 3, 1, 2).float().mul_(self._scale).add_(self._shift)
-        x = x.to(PRECISIONS[self._precision]).contiguous(memory_format=self._memory_format)
+        return x.to(PRECISIONS[self._precision]).contiguous(memory_format=self._memory_format)
+
+    def _probability_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Return float32 (B, h, w) on the device."""
         # TF32 would make the "fp32" of the user a 10-bit mantissa.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            logits = self._network(x)
-        matte: NDArray[np.float32] = torch.sigmoid(logits.float())[:, 0].cpu().numpy()
-        return matte
+            logits: torch.Tensor = self._network(x)
+        return torch.sigmoid(logits.float())[:, 0]
 
 
 def load_segmenter(
@@ -368,6 +414,17 @@ def resolve_device(device: str) -> torch.device:
             f"there is no {device} on this machine", hint=f"The last one is cuda:{count - 1}"
         )
     return torch.device("cuda", int(index or 0))
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """Return the devices that jobs at once are spread over: all of CUDA's, if it may be any.
+
+    Args:
+        device: "auto" and "cuda" stand for all CUDA devices that there are, every other name for
+            itself.
+    """
+    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return tuple(f"cuda:{number}" for number in range(count)) or (device,)
 
 
 def _resolve_precision(precision: str, device: torch.device) -> str:

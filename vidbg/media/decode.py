@@ -38,6 +38,8 @@ class FrameReader:
         stop: Index after the last frame, or None for the end.
         allow_damaged: Go on where frames are missing or broken: the time line is kept by
             repeating the frame before a gap.
+        gpu: The number of the CUDA device that decodes (see :mod:`vidbg.media.nvdec`), or None
+            for the CPU. Where it fails, the CPU goes on from the frame after the last that came.
     """
 
     def __init__(
@@ -48,12 +50,15 @@ class FrameReader:
         first: int = 0,
         stop: int | None = None,
         allow_damaged: bool = False,
+        gpu: int | None = None,
     ) -> None:
         self.info = info
         self.frames_read = 0
         self.damage: str | None = None
         self.batch_size = batch_size
         self.first = first
+        self._begin = first
+        self._gpu = gpu
         self._stop = stop
         self._allow_damaged = allow_damaged
         self._cancelled = False
@@ -72,6 +77,25 @@ class FrameReader:
         Raises:
             DecodeError: The decoder failed, or the clip is damaged and that was not allowed.
         """
+        if self._gpu is not None:
+            try:
+                yield from self._read()
+                return
+            except DecodeError as error:
+                if self._cancelled:
+                    return
+                logger.warning(
+                    "%s: decoded in software from frame %d on (cuda:%d: %s)",
+                    self.info.path,
+                    self.first + self.frames_read,
+                    self._gpu,
+                    error.message,
+                )
+            self._gpu, self._begin = None, self.first + self.frames_read
+        yield from self._read()
+
+    def _read(self) -> Iterator[FrameBatch]:
+        """Yield the batches from where reading begins."""
         info = self.info
         if info.sequence is not None and info.missing_frames and not self._allow_damaged:
             raise gap_error(info)  # FFmpeg would take the first gap for the end
@@ -88,7 +112,7 @@ class FrameReader:
                     info.format,
                     (info.width, info.height),
                     batch_size=self.batch_size,
-                    first=self.first,
+                    first=self._begin,
                     alpha_depth=alpha_layout(info.format)[1] if info.has_alpha else None,
                 ):
                     if not self._allow_damaged and self._is_damaged(process):
@@ -118,7 +142,7 @@ class FrameReader:
                 returncode=status,
                 stderr_tail=tuple(process.tail),
             )
-        expected = self._count()
+        expected = self._count(self.first)
         if expected is not None and self.frames_read < expected:
             if self.info.sequence is not None and not self._allow_damaged:
                 number = self.info.sequence.first + self.first + self.frames_read
@@ -145,20 +169,20 @@ class FrameReader:
         process.kill()
         return damaged_error(self.info, cause, tuple(process.tail), process.returncode)
 
-    def _count(self) -> int | None:
-        """Return how many frames are wanted, as far as that is known."""
+    def _count(self, first: int) -> int | None:
+        """Return how many frames are wanted from one on, as far as that is known."""
         ends = [end for end in (self._stop, self.info.frame_count) if end is not None]
-        return max(0, min(ends) - self.first) if ends else None
+        return max(0, min(ends) - first) if ends else None
 
     def _arguments(self, info: VideoInfo) -> list[str]:
         """Return FFmpeg's arguments for the clip, without its gaps."""
-        first = self.first
+        first = self._begin
         rate = info.frame_rate
         first_s = info.start + first / rate
         seek_s = seek_point(info, first_s) if first else Fraction(0)
         resampled = info.is_vfr or self._allow_damaged
-        node = opened_at(info, seek_s)
-        count = self._count()
+        node = opened_at(info, seek_s, gpu=self._gpu)
+        count = self._count(first)
         if resampled:
             # The last frame goes on until the count is full. Without this FFmpeg 5 takes the
             # time at which it begins for the end of the clip, and drops it.

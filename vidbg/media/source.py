@@ -147,7 +147,9 @@ def seconds(value: Fraction) -> str:
     return f"{float(value):.6f}"
 
 
-def opened_at(info: VideoInfo, seek_s: Fraction, *, threads: int | None = None) -> Any:
+def opened_at(
+    info: VideoInfo, seek_s: Fraction, *, threads: int | None = None, gpu: int | None = None
+) -> Any:
     """Return an ffmpeg-python node of a clip's video, read from ``seek_s`` on.
 
     Times in it count from ``seek_s`` on the file's clock; earlier frames come with
@@ -158,8 +160,11 @@ def opened_at(info: VideoInfo, seek_s: Fraction, *, threads: int | None = None) 
         info: The clip.
         seek_s: What :func:`seek_point` returned, or 0.
         threads: How many decode, or None for as many as leave room for other work.
+        gpu: The number of the CUDA device that decodes, or None for the CPU.
     """
     options: dict[str, str | None] = {"threads": str(threads or _decoder_threads())}
+    if gpu is not None:
+        options |= {"hwaccel": "cuda", "hwaccel_device": str(gpu)}
     if seek_s > 0:
         options |= {"ss": seconds(seek_s), "noaccurate_seek": None}
     picture = info.container if is_picture_format(info.container) else None
