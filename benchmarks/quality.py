@@ -102,6 +102,11 @@ class Remembering:
         return self._network.input_size(width, height, sar)
 
     @property
+    def is_slow(self) -> bool:
+        """Whether the network is."""
+        return self._network.is_slow
+
+    @property
     def square_size(self) -> tuple[int, int]:
         """The (height, width) that the network wants of squeezed pictures."""
         return self._network.square_size

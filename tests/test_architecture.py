@@ -49,6 +49,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "temporal.__init__": set(),
         "temporal.scenes": set(),
         "temporal.flow": set(),
+        "temporal.trust": {"temporal.flow"},
         "weights.__init__": set(),
     },
     {
@@ -70,6 +71,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "matting.foreground": set(),
         "matting.spill": set(),
         "temporal.smooth": set(),
+        "temporal.keyframes": set(),
         "evaluation.__init__": set(),
         "evaluation.metrics": set(),
     },

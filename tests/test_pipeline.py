@@ -193,6 +193,7 @@ class Edges:
 
     name: str = "edges"
     square_size: tuple[int, int] = (40, 40)
+    is_slow: bool = False
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         return height, width

@@ -32,6 +32,7 @@ from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
 from vidbg.media.probe import check_readable, probe
 from vidbg.media.sequence import is_sequence
 from vidbg.prefetch import Prefetch
+from vidbg.temporal.keyframes import ADAPTIVE, EVERY_FRAME, Rhythm, carried
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FRAMES, smooth
 
 if TYPE_CHECKING:
@@ -114,14 +115,8 @@ def run(
                 segmenter = load(job, info, first, stop, on_download=on_download)
         batch_size = _batch_size(job, segmenter, info)
         scenery = _scenery(job, info, behind_info, batch_size, done)
-        strength = _strength(job, segmenter)
-        # What the mattes within a part depend on outside of it: they are those of the whole clip.
         begin = first + done
-        lead = min(begin, PREROLL_FRAMES) if strength else 0
-        tail = LOOKAHEAD_FRAMES if strength else 0
-        reach = begin - lead, None if stop is None else stop + tail
-        if isinstance(segmenter, ReadyMattes):
-            reach = segmenter.within(*reach)
+        reach = _reach(job, segmenter, info, begin, stop)
         if on_start is not None:
             on_start(info, total)
         frames_began = time.monotonic()
@@ -133,7 +128,7 @@ def run(
             allow_damaged=job.allow_damaged,
         )
         steady = cleanup.enter_context(_matted(job, reader, segmenter))
-        if lead or (tail and stop is not None):
+        if reach != (begin, stop):
             steady = _within(steady, begin, stop, batch_size)
         behind = None
         if scenery is not None:
@@ -175,16 +170,15 @@ def read_mattes(
     Raises:
         VidbgError: It cannot be done.
     """
-    is_smoothed = _strength(job, segmenter) > 0
     batch_size = _batch_size(job, segmenter, info)
-    last = None if stop is None else stop + is_smoothed * LOOKAHEAD_FRAMES
-    if last is not None and info.frame_count is not None:
-        last = min(last, info.frame_count)
+    begin, end = _reach(job, segmenter, info, first, stop)
+    if end is not None and info.frame_count is not None:
+        end = min(end, info.frame_count)
     reader = FrameReader(
         info,
         batch_size=batch_size,
-        first=max(0, first - is_smoothed * PREROLL_FRAMES),
-        stop=last,
+        first=begin,
+        stop=end,
         allow_damaged=job.allow_damaged,
     )
     with _matted(job, reader, segmenter) as steady:
@@ -225,7 +219,8 @@ def _matted(
     def with_mattes(frames: Iterable[FrameBatch]) -> Iterable[MattedBatch]:
         if not isinstance(segmenter, ReadyMattes):
             info = reader.info
-            return segment(frames, segmenter, info, _turns(job, segmenter, info))
+            rhythm = _rhythm(job, segmenter, info)
+            return segment(frames, segmenter, info, _turns(job, segmenter, info), rhythm)
         wants_pictures = bool(job.smooth) or (job.edges or "off") != "off"
         return MatteReader(frames, segmenter, reader, wants_pictures=wants_pictures)
 
@@ -245,36 +240,50 @@ def segment(
     segmenter: Segmenter,
     info: VideoInfo,
     turns: views.Turns | None = None,
+    rhythm: Rhythm = EVERY_FRAME,
 ) -> Iterator[MattedBatch]:
-    """Yield frames with the mattes that a segmenter sees in them, each on its own.
+    """Yield frames with the mattes that a segmenter sees in them, or in their neighbours.
 
     Args:
         frames: Batches of the clip's frames.
         segmenter: The network or keyer.
         info: The clip.
         turns: The views that frames are seen through in turn; None for the segmenter's own size.
+        rhythm: Which frames it looks at.
     """
     size = segmenter.input_size(info.width, info.height, info.sar)
     if turns is None:
         turns = ((views.View(size),),)
     colour = colours.resolve(info.colour, info.format, info.height)
-    for batch in frames:
-        thumbnails = colours.planes_to_rgb(batch.planes, batch.format, colour, size)
-        picture = partial(_shown, batch, thumbnails, colour)
-        chosen = [turns[(batch.first_index + n) % len(turns)] for n in range(len(batch))]
-        yield MattedBatch(batch, thumbnails, views.seen(segmenter, picture, chosen, size))
-        del batch, thumbnails, picture
+
+    def look(
+        batch: FrameBatch, thumbnails: NDArray[np.uint8], places: Sequence[int]
+    ) -> NDArray[np.float32]:
+        picture = partial(_shown, batch, thumbnails, colour, places)
+        chosen = [turns[rhythm.turn(batch.first_index + n) % len(turns)] for n in places]
+        return views.seen(segmenter, picture, chosen, size)
+
+    pictured = (
+        (batch, colours.planes_to_rgb(batch.planes, batch.format, colour, size)) for batch in frames
+    )
+    if not rhythm.is_every_frame:
+        yield from carried(pictured, look, rhythm)
+        return
+    for batch, thumbnails in pictured:
+        yield MattedBatch(batch, thumbnails, look(batch, thumbnails, range(len(batch))))
+        del batch, thumbnails
 
 
 def _shown(
     batch: FrameBatch,
     thumbnails: NDArray[np.uint8],
     colour: Colour,
+    places: Sequence[int],
     size: tuple[int, int],
     numbers: Sequence[int],
 ) -> NDArray[np.uint8]:
-    """Return some frames of a batch at a size: copies of the thumbnails, or made for it."""
-    chosen = list(numbers)
+    """Return some of the frames at places of a batch at a size: thumbnails, or made for it."""
+    chosen = [places[number] for number in numbers]
     if thumbnails.shape[1:3] == size:
         return thumbnails[chosen]
     first, second, third = batch.planes
@@ -291,6 +300,30 @@ def _turns(job: Job, segmenter: Segmenter, info: VideoInfo) -> views.Turns | Non
     looks = views.LOOKS[-1] if info.is_image else job.looks
     in_turn = _strength(job, segmenter) >= _STRENGTH_FOR_TURNS
     return views.turns(own, segmenter.square_size, looks, in_turn=in_turn)
+
+
+def _rhythm(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> Rhythm:
+    """Return which frames the network looks at."""
+    if info.is_image or not isinstance(segmenter, views.Versatile):
+        return EVERY_FRAME
+    if job.every is not None:
+        return Rhythm(job.every, is_adaptive=False)
+    # Without a smoother every frame is as the network sees it; who asks for more looks has time.
+    is_smoothed = _strength(job, segmenter) >= _STRENGTH_FOR_TURNS
+    return ADAPTIVE if segmenter.is_slow and is_smoothed and job.looks == 1 else EVERY_FRAME
+
+
+def _reach(
+    job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo, first: int, stop: int | None
+) -> tuple[int, int | None]:
+    """Return the frames to read, so that some have the mattes that they have in the whole clip."""
+    if _strength(job, segmenter):
+        first = max(0, first - PREROLL_FRAMES)
+        stop = None if stop is None else stop + LOOKAHEAD_FRAMES
+    first, stop = _rhythm(job, segmenter, info).reach(first, stop)
+    if isinstance(segmenter, ReadyMattes):
+        return segmenter.within(first, stop)
+    return first, stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,6 +494,7 @@ def _part(batch: MattedBatch, start: int, stop: int) -> MattedBatch:
         ),
         batch.thumbnails[chosen],
         batch.matte[chosen],
+        None if batch.trust is None else batch.trust[chosen],
     )
 
 

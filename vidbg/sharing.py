@@ -130,6 +130,11 @@ class SharedNetwork:
         return self._network.input_size(width, height, sar)
 
     @property
+    def is_slow(self) -> bool:
+        """Whether the network is."""
+        return self._network.is_slow
+
+    @property
     def square_size(self) -> tuple[int, int]:
         """The network's own (height, width) for squeezed pictures."""
         return self._network.square_size

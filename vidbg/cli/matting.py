@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vidbg.cli.parameters import Device, Key, Length, Rate, Share, Time
+from vidbg.cli.parameters import Device, Every, Key, Length, Rate, Share, Time
 
 if TYPE_CHECKING:
     from vidbg.job import Matting
@@ -61,6 +61,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         default="1",
         show_default=True,
         help="How often the network looks at each frame: more is slower and better.",
+    ),
+    click.option(
+        "--every",
+        type=Every(),
+        metavar="auto|N",
+        default="auto",
+        show_default=True,
+        help="Which frames the network looks at: every Nth, 1 (all of them, slower) to 12, or as "
+        "many as the clip needs. The matte is carried to the frames between along the motion.",
     ),
     click.option(
         "--smooth",
@@ -173,6 +182,7 @@ def matting_fields(options: dict[str, Any]) -> Matting:
         "similarity": _or(options["similarity"], chroma.DEFAULT_SIMILARITY),
         "smoothness": _or(options["smoothness"], chroma.DEFAULT_SMOOTHNESS),
         "looks": int(options["looks"]),
+        "every": None if options["every"] == "auto" else int(options["every"]),
         "smooth": options["smooth"],
         "edges": options["edges"],
         "keep": options["keep"],

@@ -172,6 +172,11 @@ class NetworkSegmenter:
         return min(itertools.product(steps, steps), key=misfit)
 
     @property
+    def is_slow(self) -> bool:
+        """Whether a call takes longer than all else that is done for a frame: on a CPU."""
+        return self.device.type == "cpu"
+
+    @property
     def square_size(self) -> tuple[int, int]:
         """The (height, width) of pictures that are squeezed into a square, as in training."""
         return self.input_size(1, 1)

@@ -33,6 +33,11 @@ class Versatile(Protocol):
     """A segmenter that knows what it sees in other shapes and mirrored too: it was trained so."""
 
     @property
+    def is_slow(self) -> bool:
+        """Whether a call takes longer than all else that is done for a frame."""
+        ...
+
+    @property
     def square_size(self) -> tuple[int, int]:
         """The (height, width) of pictures that are squeezed into a square."""
         ...
