@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -64,6 +65,27 @@ def looped(clip: Path, frames: int, folder: Path) -> Path:
     return path
 
 
+def resident_bytes(members: Iterable[psutil.Process]) -> int:
+    """Return the sum of the resident sets of processes, those left out that have ended.
+
+    A child between fork and exec shows its parent's pages as its own: it is known by its
+    parent's command line, and left out.
+    """
+    found: dict[int, tuple[int, list[str], int]] = {}
+    for member in members:
+        try:
+            with member.oneshot():
+                facts = member.ppid(), member.cmdline(), member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+        found[member.pid] = facts
+    return sum(
+        resident
+        for parent, words, resident in found.values()
+        if parent not in found or found[parent][1] != words
+    )
+
+
 def peak_of(argv: list[str]) -> tuple[float, float]:
     """Run a command; return the peak of its tree in MiB and the seconds it took."""
     began = time.monotonic()
@@ -71,20 +93,11 @@ def peak_of(argv: list[str]) -> tuple[float, float]:
     root = psutil.Process(process.pid)
     peak = 0
     while process.poll() is None:
-        total = 0
         try:
-            name = root.name()
             tree = [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             break
-        for member in tree:
-            try:
-                # A child between fork and exec shows its parent's pages as its own.
-                if member == root or member.name() != name:
-                    total += member.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-        peak = max(peak, total)
+        peak = max(peak, resident_bytes(tree))
         time.sleep(0.02)
     _, said = process.communicate()
     if process.returncode:
