@@ -20,7 +20,14 @@ NETWORKS = {f"matting.{name}" for name in ("u2net", "vidbgnet", "resnet_unet", "
 # From what only others build on to what builds on all others. A module imports from lower
 # layers, or from those of its own layer that are named beside it.
 LAYERS: list[dict[str, set[str]]] = [
-    {"errors": set(), "frames": set(), "lock": set(), "__init__": set(), "colour_names": set()},
+    {
+        "errors": set(),
+        "frames": set(),
+        "lock": set(),
+        "profile": set(),
+        "__init__": set(),
+        "colour_names": set(),
+    },
     {
         "prefetch": set(),
         "whole": set(),

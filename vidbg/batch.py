@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from vidbg.journal import fingerprint
 from vidbg.ledger import Ledger, located, place_of
 from vidbg.media import ffmpeg as ff
 from vidbg.media.segments import is_resumable
+from vidbg.profile import stage
 from vidbg.sharing import SETTLED_FRAMES, Room, SharedNetwork, cores_for, memory_bytes
 
 if TYPE_CHECKING:
@@ -261,14 +263,15 @@ class _Batch:
                 self._on_event(Outcome(task.source, output, "failed", error=error))
                 return
         thread = threading.Thread(
-            target=self._work,
-            args=(task, task.job, mark, segmenter),
+            target=copy_context().run,
+            args=(self._work, task, task.job, mark, segmenter),
             name="vidbg-job",
             daemon=True,
         )
         self._threads[output] = thread
         thread.start()
 
+    @stage("start-up")
     def _load(self, wanted: _Network) -> NetworkSegmenter | None:
         """Return a network, the only one in memory, or None if it cannot be had: asked for once."""
         if self._network is not None and self._network[0] == wanted:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 import cv2
 import numpy as np
 
+from vidbg.profile import stage
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -143,6 +145,7 @@ def luma_weights(matrix: str) -> tuple[float, float]:
     return _LUMA_WEIGHTS[matrix]
 
 
+@stage("thumbnail")
 def planes_to_rgb(
     planes: Planes,
     format: PlaneFormat,

@@ -32,6 +32,7 @@ from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
 from vidbg.media.probe import check_readable, probe
 from vidbg.media.sequence import is_sequence
 from vidbg.prefetch import Prefetch
+from vidbg.profile import count_frames, stage
 from vidbg.temporal.keyframes import ADAPTIVE, EVERY_FRAME, Rhythm, carried
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FRAMES, smooth
 
@@ -57,6 +58,7 @@ _STRENGTH_FOR_TURNS = 0.5
 _KEY_SEARCH_FRAMES = 250
 
 
+@stage("other")
 def run(
     job: Job,
     *,
@@ -143,6 +145,7 @@ def run(
             on_progress(_progress(done, total, info, frames_began, done))
         for batch in steady:
             written.write(finished(batch, behind))
+            count_frames(len(batch.frames))
             if on_progress is not None:
                 on_progress(_progress(written.frames_written, total, info, frames_began, done))
             del batch  # or it stays in memory while the next one is made
@@ -185,6 +188,7 @@ def read_mattes(
         yield from _within(steady, first, stop, batch_size)
 
 
+@stage("start-up")
 def load(
     job: Job,
     info: VideoInfo,
@@ -230,7 +234,7 @@ def _matted(
     ):
         # Upstream first: a stage that waits for frames is let go by the one it waits for.
         try:
-            yield smooth(matted, _strength(job, segmenter))
+            yield stage("smooth").each(smooth(matted, _strength(job, segmenter)))
         finally:
             frames.close()
 
@@ -267,7 +271,7 @@ def segment(
         (batch, colours.planes_to_rgb(batch.planes, batch.format, colour, size)) for batch in frames
     )
     if not rhythm.is_every_frame:
-        yield from carried(pictured, look, rhythm)
+        yield from stage("carry").each(carried(pictured, look, rhythm))
         return
     for batch, thumbnails in pictured:
         yield MattedBatch(batch, thumbnails, look(batch, thumbnails, range(len(batch))))
@@ -405,6 +409,7 @@ def _flat(codes: tuple[int, int, int], planes: Planes) -> Planes:
     return first, second, third
 
 
+@stage("background")
 def _backdrop(
     job: Job, frames: FrameBatch, alphas: Planes, behind: Iterator[Planes] | None
 ) -> Planes:
@@ -419,6 +424,7 @@ def _backdrop(
     return first[:count], second[:count], third[:count]
 
 
+@stage("foreground")
 def _subject(batch: MattedBatch, alphas: Planes, look: Look) -> Planes:
     """Return frames with the subject's own colours.
 
@@ -572,6 +578,7 @@ def _checked(job: Job) -> VideoInfo:
     return info
 
 
+@stage("probe")
 def _probed(path: Path, in_fps: Fraction | None) -> VideoInfo:
     """Probe a clip, and say which rate pictures are given where nobody said it."""
     info = probe(path, in_fps)
@@ -647,6 +654,7 @@ def _network(job: Job, on_download: Callable[[int, int], None] | None) -> Segmen
     )
 
 
+@stage("start-up")
 def _batch_size(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> int:
     if job.batch_size is not None:
         return job.batch_size
@@ -731,6 +739,7 @@ def read_background(job: Job, info: VideoInfo, first: int) -> Iterable[Planes] |
     return _scenery(job, info, _background_info(job), batch_size=1, first=first)
 
 
+@stage("background")
 def _scenery(
     job: Job,
     info: VideoInfo,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from vidbg import machine
+from vidbg.profile import waiting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +98,8 @@ class Room:
                     max(0, free - sum(growing)) >> 20,
                 )
                 has_said = True
-            stop.wait(5 * _POLL_S)
+            with waiting("turn"):
+                stop.wait(5 * _POLL_S)
 
     def settle(self, job: Path) -> None:
         """Take note that a job has all the memory that it is going to take."""
@@ -152,9 +154,10 @@ class SharedNetwork:
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
-        while not self._turn.acquire(timeout=_POLL_S):
-            if self._stop.is_set():
-                raise KeyboardInterrupt
+        with waiting("turn"):
+            while not self._turn.acquire(timeout=_POLL_S):
+                if self._stop.is_set():
+                    raise KeyboardInterrupt
         try:
             yield
         finally:

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import cv2
 import numpy as np
 
+from vidbg.profile import stage
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -90,6 +92,7 @@ def estimate_foreground(planes: Planes, alphas: Planes, format: PlaneFormat) -> 
     return cast("Planes", (*luma, *chroma))
 
 
+@stage("foreground")
 def extend_foreground(planes: Planes, alphas: Planes, format: PlaneFormat) -> Planes:
     """Return frames that continue the subject's colour smoothly where nothing of it is.
 

@@ -12,6 +12,7 @@ import numpy as np
 from vidbg.matting.appearance import corrected
 from vidbg.matting.closed_form import closed_form
 from vidbg.matting.trimap import trimap
+from vidbg.profile import stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,6 +65,7 @@ class Controls:
 AS_IT_IS: Final = Controls()
 
 
+@stage("refine")
 def finish_matte(
     matted: MattedBatch,
     edges: str = "off",

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 import cv2
 import numpy as np
 
+from vidbg.profile import stage
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -83,6 +85,7 @@ def turns(
     return rounds if in_turn else rounds[:1]
 
 
+@stage("network")
 def seen(
     segmenter: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     picture: Callable[[tuple[int, int], Sequence[int]], NDArray[np.uint8]],

@@ -49,6 +49,7 @@ from vidbg.media.stored import (
     with_palette,
 )
 from vidbg.prefetch import Prefetch
+from vidbg.profile import stage
 from vidbg.whole import take_name
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Sink:
         EncodeError: FFmpeg cannot be started.
     """
 
+    @stage("encode")
     def __init__(
         self,
         output: Output,
@@ -141,6 +143,7 @@ class Sink:
                 raise EncodeError(error.message, path=output.path, hint=error.hint) from error
             raise
 
+    @stage("encode")
     def write(self, planes: Planes | None, alpha: Plane | None = None) -> None:
         """Write a batch of frames.
 
@@ -386,6 +389,7 @@ class Sink:
         finally:
             self.discard()
 
+    @stage("encode")
     def finish(self) -> None:
         """Wait until the part file is whole.
 
@@ -639,6 +643,7 @@ class Join(Sink):
             )
         return options
 
+    @stage("encode")
     def finish(self) -> None:
         """Feed FFmpeg the list of segments, and wait until the part file is whole.
 
