@@ -32,7 +32,7 @@ class Job:
         model: A name from the registry, or "chroma"; None for the default.
         weights: A checkpoint to use instead of a registered one.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto", "fp32", "fp16" or "bf16".
+        precision: "auto", "fp32", "fp16", "bf16" or "int8".
         batch_size: Frames per call of the network, 1 or more; None chooses.
         key: Screen colour for the chroma model: "auto" or a colour.
         similarity: Chroma model: how far from the key still counts as screen, 0..1.

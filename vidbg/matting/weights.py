@@ -31,6 +31,8 @@ from vidbg.errors import WeightsError
 from vidbg.lock import take_lock
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     Progress = Callable[[int, int], None]
@@ -131,6 +133,39 @@ def registry() -> dict[str, ModelSpec]:
         )
         for name, entry in _registry_document()["models"].items()
     }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranges:
+    """How large the maps inside a network become, for running it in 8 bits.
+
+    Attributes:
+        largest: Of each map by its name, float64 (C,), above 0: what its channels stay below,
+            but for a pixel here and there.
+        exact: Convolutions whose weights are not to be rounded.
+    """
+
+    largest: Mapping[str, NDArray[np.float64]]
+    exact: frozenset[str]
+
+
+def ranges_of(path: Path) -> Ranges | None:
+    """Return the ranges that were measured for the weights in a file, told by its SHA-256.
+
+    Args:
+        path: A file of weights, which is there.
+    """
+    import numpy as np
+
+    digest = _sha256(path)
+    for known in sorted(package_dir().glob("*.ranges.json")):
+        document = json.loads(known.read_text(encoding="utf-8"))
+        if digest in document["weights_sha256"]:
+            largest = {
+                name: np.array(values, np.float64) for name, values in document["largest"].items()
+            }
+            return Ranges(largest, frozenset(document["exact"]))
+    return None
 
 
 def default_model() -> str:
@@ -544,6 +579,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{name} holds a NaN or an infinity", path=path)
     return Checkpoint(state_dict, _input_side_px(facts, path))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int | None]:
+    """Return the parameters in a safetensors file without PyTorch, and the size of training.
+
+    Raises:
+        WeightsError: It is another file, or has numbers in it that NumPy has not.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
+        raise WeightsError("is not a safetensors file", path=path)
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return arrays, _input_side_px(file.metadata(), path)
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        raise WeightsError(f"cannot be read into arrays: {error}", path=path) from error
 
 
 def _input_side_px(facts: object, path: Path) -> int | None:
