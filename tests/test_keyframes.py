@@ -107,7 +107,7 @@ def test_a_moving_matte_is_carried_along() -> None:
     assert wrong.mean() < 0.01  # the square is a tenth of the picture
     # Held still instead of carried, a band of 2 to 4 pixels on either side would be wrong.
     held = mattes[np.arange(17) // 4 * 4]
-    assert wrong.sum() < 0.3 * (np.abs(held - mattes) > 0.5).sum()
+    assert wrong.sum() < 0.4 * (np.abs(held - mattes) > 0.5).sum()
 
 
 def test_a_network_of_two_minds_is_asked_about_every_frame() -> None:
