@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
+import cv2
 import numpy as np
 
 from vidbg import colour as colours
-from vidbg import composite
+from vidbg import composite, machine
 from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
@@ -94,6 +95,7 @@ def run(
     window = _window(info, first, total)
 
     with ExitStack() as cleanup:
+        cleanup.enter_context(_opencv_within(machine.cores_per_stage()))
         work = None
         if identity is not None:
             work = cleanup.enter_context(segments.Work(job.outputs, identity))
@@ -152,6 +154,20 @@ def run(
         if written.frames_written == done:
             raise DecodeError("the clip ends before the requested start", path=info.path)
     return _result(job, info, began, written.frames_written, done, reader.damage)
+
+
+@contextmanager
+def _opencv_within(cores: int) -> Iterator[None]:
+    """Keep OpenCV to so many threads: it would take all cores of the host for each stage."""
+    threads = cv2.getNumThreads()
+    if threads <= cores:
+        yield
+        return
+    cv2.setNumThreads(cores)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def read_mattes(
@@ -218,7 +234,7 @@ def load(
 def _matted(
     job: Job, reader: FrameReader, segmenter: Segmenter | ReadyMattes
 ) -> Iterator[Iterator[MattedBatch]]:
-    """Decode and segment ahead, each in a thread of its own; give the steady mattes."""
+    """Decode, segment and smooth ahead, each in a thread of its own; give the steady mattes."""
 
     def with_mattes(frames: Iterable[FrameBatch]) -> Iterable[MattedBatch]:
         if not isinstance(segmenter, ReadyMattes):
@@ -228,13 +244,16 @@ def _matted(
         wants_pictures = bool(job.smooth) or (job.edges or "off") != "off"
         return MatteReader(frames, segmenter, reader, wants_pictures=wants_pictures)
 
-    with (
-        Prefetch(reader, _AHEAD, "decode") as frames,
-        Prefetch(with_mattes(frames), _AHEAD, "segment") as matted,
-    ):
+    strength = _strength(job, segmenter)
+    with ExitStack() as stages:
+        frames = stages.enter_context(Prefetch(reader, _AHEAD, "decode"))
+        matted = stages.enter_context(Prefetch(with_mattes(frames), _AHEAD, "segment"))
+        steady = smooth(matted, strength)
+        if strength:
+            steady = stages.enter_context(Prefetch(steady, _AHEAD, "smooth"))
         # Upstream first: a stage that waits for frames is let go by the one it waits for.
         try:
-            yield stage("smooth").each(smooth(matted, _strength(job, segmenter)))
+            yield steady
         finally:
             frames.close()
 

@@ -169,7 +169,7 @@ def cores_for(jobs: int) -> Iterator[None]:
     """Give each of so many jobs its share of the cores, where that changes no result."""
     threads = cv2.getNumThreads()
     machine.share_cores(jobs)
-    cv2.setNumThreads(machine.cores_per_job())
+    cv2.setNumThreads(machine.cores_per_stage())
     try:
         yield
     finally:

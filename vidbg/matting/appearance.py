@@ -20,6 +20,7 @@ left specks. What is fully transparent or opaque, with all around it, stays so e
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,8 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -71,9 +74,17 @@ _FLAT_VARIANCE: Final = 1e-3
 # this softens what was gained.
 _STAIRCASE_SIGMA_PX: Final = 0.5
 
+# How far off others count for a pixel: by the guided filter, two means over its window one after
+# the other, and by the blur.
+_MARGIN_PX: Final = 2 * (_WINDOW_PX // 2) + 4
+
 # A matte within this of 0 or 1 throughout the window is sure, and stays as it is; up to the second
 # it changes by degrees.
 _SURE: Final = (0.01, 0.04)
+
+# Beyond this a Gaussian is below four millionths of its peak.
+_KERNEL_SIGMAS: Final = 5
+_ONE: Final = np.ones(1, np.float32)
 
 
 def corrected(rgb: NDArray[np.uint8], matte: Floats) -> Floats:
@@ -98,12 +109,20 @@ def corrected(rgb: NDArray[np.uint8], matte: Floats) -> Floats:
     odds += np.float32(_RATIO_SHARE) * _log_ratio(lab, matte)
     near = _log_odds(_local_mean(lab, _probability(odds)))
     odds += np.float32(_GRID_SHARE) * (near - odds)
-    drawn = _guided(rgb, _probability(odds))
+    # What is sure stays as it is: the rest, with all that the filters see of its surroundings.
+    left, top, width, height = cv2.boundingRect((freedom > 0).view(np.uint8))
+    part = (
+        slice(max(0, top - _MARGIN_PX), top + height + _MARGIN_PX),
+        slice(max(0, left - _MARGIN_PX), left + width + _MARGIN_PX),
+    )
+    drawn = _guided(rgb[part], _probability(odds[part]))
     drawn = np.asarray(cv2.GaussianBlur(drawn, (0, 0), _STAIRCASE_SIGMA_PX), np.float32)
-    drawn -= matte
-    drawn *= freedom * np.float32(_trust(matte))
-    drawn += matte
-    return np.clip(drawn, 0, 1, out=drawn)
+    drawn -= matte[part]
+    drawn *= freedom[part] * np.float32(_trust(matte))
+    drawn += matte[part]
+    result = matte.copy()
+    np.clip(drawn, 0, 1, out=result[part])
+    return result
 
 
 def _trust(matte: Floats) -> float:
@@ -137,15 +156,13 @@ def _log_ratio(lab: NDArray[np.uint8], matte: Floats) -> Floats:
     Returns:
         float32 ``(h, w)``.
     """
-    scales = np.array(_GLOBAL_BINS, np.int32)
-    bins = (lab * scales) >> 8
-    place = (bins[..., 0] * scales[1] + bins[..., 1]) * scales[2] + bins[..., 2]
+    place = _places(lab, [np.arange(256) * bins >> 8 for bins in _GLOBAL_BINS], _GLOBAL_BINS)
     density = _densities(place, matte, _GLOBAL_LOG2_POWER, _GLOBAL_BINS, _GLOBAL_SIGMA_BINS)
     # Each side's colours as shares of that side: its size is the matte's to say. A side that is
     # empty has no colours, and leaves the ratio at its bound in favour of the other.
     totals = np.maximum(density.reshape(2, -1).sum(axis=1), 1e-6)
     density /= totals.reshape(2, 1, 1, 1)
-    density += np.float32(_LEAST_DENSITY / np.prod(scales))
+    density += np.float32(_LEAST_DENSITY / np.prod(_GLOBAL_BINS))
     ratio = np.clip(
         np.log(density[0] / density[1]), -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO
     ).astype(np.float32)
@@ -166,17 +183,42 @@ def _local_mean(lab: NDArray[np.uint8], matte: Floats) -> Floats:
     height, width = matte.shape
     side = -(-max(height, width) // _GRID_CELLS)
     shape = (-(-height // side), -(-width // side), *_GRID_BINS)
-    luma = lab[..., 0].astype(np.int32) * _GRID_BINS[0] >> 8
-    place = (np.arange(height) // side)[:, None] * shape[1] + np.arange(width) // side
-    place = place * _GRID_BINS[0] + luma
-    for channel, bins in ((1, _GRID_BINS[1]), (2, _GRID_BINS[2])):
-        # Colours are few and near grey; the strong ones share the outermost bins.
-        from_grey = lab[..., channel].astype(np.int32) - (128 - bins * _GRID_CHROMA_LEVELS // 2)
-        place = place * bins + np.clip(from_grey // _GRID_CHROMA_LEVELS, 0, bins - 1)
+    of_luma = np.arange(256) * _GRID_BINS[0] >> 8
+    # Colours are few and near grey; the strong ones share the outermost bins.
+    of_a, of_b = (
+        np.clip((np.arange(256) - 128) // _GRID_CHROMA_LEVELS + bins // 2, 0, bins - 1)
+        for bins in _GRID_BINS[1:]
+    )
+    place = _places(lab, [of_luma, of_a, of_b], _GRID_BINS)
+    cells = (np.arange(height) // side)[:, None] * shape[1] + np.arange(width) // side
+    place += (cells * math.prod(_GRID_BINS)).astype(np.int32)
     density = _densities(place, matte, _GRID_LOG2_POWER, shape, _GRID_SIGMA_BINS)
     # Every pixel is in its own bin, so that no sum is nought.
     mean = density[0] / np.maximum(density[0] + density[1], np.finfo(np.float32).tiny)
     return np.asarray(np.clip(mean.ravel()[place], 0, 1), np.float32)
+
+
+def _places(
+    lab: NDArray[np.uint8], bins: Sequence[NDArray[np.int_]], counts: tuple[int, int, int]
+) -> NDArray[np.int32]:
+    """Return the bin of each pixel's colour in a histogram of three axes, counted through.
+
+    Args:
+        lab: uint8 ``(h, w, 3)``.
+        bins: For each channel the bin of each of its 256 values.
+        counts: How many bins each axis has.
+
+    Returns:
+        int32 ``(h, w)``.
+    """
+    strides = (counts[1] * counts[2], counts[2], 1)
+    first, second, third = (
+        np.asarray(cv2.LUT(channel, (own * stride).astype(np.int32)), np.int32)
+        for channel, own, stride in zip(cv2.split(lab), bins, strides, strict=True)
+    )
+    first += second
+    first += third
+    return first
 
 
 def _densities(
@@ -199,27 +241,32 @@ def _densities(
     Returns:
         float32 ``(2, *shape)``.
     """
-    places, count = place.ravel(), int(np.prod(shape))
+    places, count = place.ravel().astype(np.intp), math.prod(shape)
     histograms = np.empty((2, count), np.float32)
     for share, histogram in zip((matte, 1 - matte), histograms, strict=True):
         for _ in range(log2_power):
             share = share * share
         histogram[...] = np.bincount(places, share.ravel(), minlength=count)
-    # Each product blurs the last axis and brings it to the front; the pair comes back to it last.
-    blurred = histograms.reshape(2, *shape)
-    for size, sigma in zip(reversed(shape), reversed(sigmas), strict=True):
-        blurred = np.moveaxis(blurred @ _gaussian(size, sigma), -1, 1)
-    return np.ascontiguousarray(blurred)
+    # Each filter blurs the first axis, which then becomes the last: the pair comes first again. No
+    # product of matrices: BLAS, which OpenCV has too, would have all cores wait for each other.
+    blurred = cv2.transpose(histograms)
+    for size, sigma in zip(shape, sigmas, strict=True):
+        rows = blurred.reshape(size, -1)
+        along = _gaussian(size, sigma)
+        blurred = cv2.transpose(
+            cv2.sepFilter2D(rows, cv2.CV_32F, _ONE, along, borderType=cv2.BORDER_CONSTANT)
+        )
+    return np.asarray(blurred, np.float32).reshape(2, *shape)
 
 
 @lru_cache(maxsize=16)
 def _gaussian(size: int, sigma: float) -> Floats:
-    """Return the matrix that blurs a row of ``size`` bins, nothing coming from beyond its ends."""
-    places = np.arange(size)
+    """Return the kernel that blurs ``size`` bins, nothing coming from beyond their ends."""
     distances = np.arange(-size, size + 1)
-    total = np.exp(-((distances / sigma) ** 2) / 2).sum()
-    kernel = np.exp(-(((places[:, None] - places) / sigma) ** 2) / 2) / total
-    return np.asarray(kernel, np.float32)
+    kernel = np.exp(-((distances / sigma) ** 2) / 2)
+    kernel /= kernel.sum()
+    reach = min(size - 1, math.ceil(_KERNEL_SIGMAS * sigma))
+    return np.asarray(kernel[size - reach : size + reach + 1], np.float32)
 
 
 def _guided(rgb: NDArray[np.uint8], matte: Floats) -> Floats:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,9 @@ STALL_TIMEOUT_S = 300.0
 # Bit-exact and with chroma of every pixel: conversions here are between layouts of the same
 # samples, and must not change them.
 EXACT_FLAGS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+# How many raw frames wait before the pipe: FFmpeg's own 8 of them are 100 MB at 4K, and are always
+# full, since a decoder is faster than what follows.
+FEW_WAITING: Mapping[str, int] = {"thread_queue_size": 1}
 _POLL_S = 0.2
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.0005, 0.05
 _TAIL_LINES = 40

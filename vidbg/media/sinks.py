@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import ffmpeg
 import numpy as np
 
+from vidbg import machine
 from vidbg.errors import EncodeError, FFmpegError, OutputError
 from vidbg.frames import VideoInfo
 from vidbg.media import audio, formats, light, pngs, timing
@@ -28,6 +29,7 @@ from vidbg.media.encode import (
     container_for,
     device_options,
     encoder_options,
+    encoder_threads,
     output_size,
     raw_format,
     shows_sdr,
@@ -341,8 +343,13 @@ class Sink:
             **encoder_options(output),
             **({} if self._is_segment else dict(container.options)),
         }
-        if self._threads is not None:
-            options["threads:v"] = self._threads
+        threads = self._threads
+        if threads is None and machine.cores() < machine.allowed_cores():
+            # Encoders count the cores of the host, and overlook the share that is granted of them:
+            # they would take memory for threads that get no time.
+            threads = encoder_threads(codec.encoder, machine.cores())
+        if threads is not None:
+            options["threads:v"] = threads
         stored_name = stored_in(output, info.format)
         stored, _ = formats.working_format(stored_name)
         if codec.tag is not None and container.muxer in ("mp4", "mov"):
