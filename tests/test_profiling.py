@@ -120,7 +120,7 @@ def test_all_stages_are_told_of(clip: Path, tmp_path: Path) -> None:
     table = lines[1 : lines.index(next(line for line in lines if line.startswith("libraries")))]
     assert {line.split()[0] for line in table[1:]} == WITH_NETWORK
     queues = [line.split()[0] for line in lines if line.endswith(" s")]
-    assert queues == ["decode", "segment", "background"]
+    assert queues == ["decode", "segment", "smooth", "background"]
     assert re.search(r" takes \d+% of the time[:;] ", lines[-1])
 
 

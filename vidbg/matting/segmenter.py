@@ -201,7 +201,7 @@ class NetworkSegmenter:
     @property
     def is_slow(self) -> bool:
         """Whether a call takes longer than all else that is done for a frame: on a CPU."""
-        return self.device.type == "cpu"
+        return self._engine is not None or self.device.type == "cpu"
 
     @property
     def square_size(self) -> tuple[int, int]:
@@ -405,10 +405,9 @@ class _Source:
 
 
 def _without_torch(path: Path, expected: str | None) -> _Source | None:
-    """Return what is in a safetensors file of a network, in a tenth of the time of PyTorch's start.
+    """Return what is in a network's file, in a process that stays without PyTorch's 200 MB.
 
-    None of any other file, and of one that is not as it should be: reading that again with
-    PyTorch says what is wrong.
+    None of one that is not as it should be: reading that again with PyTorch says what is wrong.
     """
     try:
         parameters, input_side_px = read_arrays(path)

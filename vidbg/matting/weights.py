@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -52,6 +54,8 @@ _LOCK_POLL_S = 0.2
 _CHUNK_BYTES = 1 << 18
 _REINSTALL = "Reinstall vidbg: pip install --force-reinstall --no-deps vidbg"
 # What a checkpoint may say of its training size: beyond, a picture has no room on any device.
+# Starting PyTorch on a slow machine is most of it.
+_UNPICKLE_S = 120
 _SIDES_PX = range(32, 2049)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -582,21 +586,49 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int | None]:
-    """Return the parameters in a safetensors file without PyTorch, and the size of training.
+    """Return a checkpoint's parameters without PyTorch in this process, and the size of training.
 
     Raises:
-        WeightsError: It is another file, or has numbers in it that NumPy has not.
+        WeightsError: It cannot be read so: :func:`load_checkpoint` can, or says what is wrong.
     """
     from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import load
 
-    if path.suffix.lower() != ".safetensors" or not path.is_file():
-        raise WeightsError("is not a safetensors file", path=path)
+    facts: object
     try:
-        with safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, _input_side_px(file.metadata(), path)
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        if path.suffix.lower() == ".safetensors":
+            with safe_open(path, framework="np") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                facts = file.metadata()
+        else:
+            content = _unpickled(path)
+            arrays = load(content)
+            header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+            facts = json.loads(header).get("__metadata__")
+    # TypeError and AttributeError are for numbers that NumPy has not.
+    except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
         raise WeightsError(f"cannot be read into arrays: {error}", path=path) from error
+    return arrays, _input_side_px(facts, path)
+
+
+def _unpickled(path: Path) -> bytes:
+    """Return a PyTorch checkpoint as safetensors, read by another process."""
+    # -P: a folder of the user's that holds a "vidbg" is not to be run.
+    command = [sys.executable, "-P", "-m", "vidbg.matting.unpickle", str(path.absolute())]
+    if not path.is_file() or not sys.executable:
+        raise WeightsError("cannot be read by another process", path=path)
+    try:
+        done = subprocess.run(  # noqa: S603 - argv list, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_UNPICKLE_S,
+            check=True,
+        )
+    except subprocess.SubprocessError as error:
+        raise WeightsError("cannot be read by another process", path=path) from error
+    return done.stdout
 
 
 def _input_side_px(facts: object, path: Path) -> int | None:
