@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print, and return all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", default="fp16", help="fp16, bf16 or fp32")
     parser.add_argument("--model")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--size", default="1920x1080", metavar="WIDTHxHEIGHT")

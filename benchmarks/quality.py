@@ -102,6 +102,11 @@ class Remembering:
         return self._network.input_size(width, height, sar)
 
     @property
+    def is_slow(self) -> bool:
+        """Whether the network is."""
+        return self._network.is_slow
+
+    @property
     def square_size(self) -> tuple[int, int]:
         """The (height, width) that the network wants of squeezed pictures."""
         return self._network.square_size
@@ -115,7 +120,8 @@ class Remembering:
         return np.stack([self._matte(picture) for picture in rgb])
 
     def _matte(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        coded = f"{self.name} {picture.shape}".encode() + picture.tobytes()
+        said_by = f"{self.name} {self._network.precision} {picture.shape}"
+        coded = said_by.encode() + picture.tobytes()
         key = hashlib.sha256(coded).hexdigest()[:32]
         if self._folder is None:
             if key not in self._known:
@@ -360,6 +366,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--weights", type=Path, help="default: u2netp_fp16.pth in weights/ beside DATA_EVAL"
     )
+    parser.add_argument("--precision", default="auto", help="as of `vidbg run`")
     parser.add_argument("--clip", action="append", default=[], help="only this one; repeatable")
     parser.add_argument(
         "--config", action="append", default=[], help="only this one beside the baseline"
@@ -414,7 +421,12 @@ def main() -> None:
     cv2.setNumThreads(options.threads)
     if options.cache is not None:
         check_cache(options.cache, options.weights)
-    network = load_segmenter(weights=options.weights, device="cpu", threads=options.threads)
+    network = load_segmenter(
+        weights=options.weights,
+        device="cpu",
+        precision=options.precision,
+        threads=options.threads,
+    )
     remembering = Remembering(network, options.cache)
     found: dict[str, dict[str, Scores]] = {name: {} for name in options.configurations}
     images: dict[str, Scores] = {}
@@ -431,8 +443,8 @@ def main() -> None:
     lines = [
         f"# Quality at {commit()}",
         "",
-        f"{options.weights.name}, {platform.machine()}, NumPy {np.__version__}, "
-        f"OpenCV {cv2.__version__}.",
+        f"{options.weights.name} in {network.engine} in {network.precision}, "
+        f"{platform.machine()}, NumPy {np.__version__}, OpenCV {cv2.__version__}.",
     ]
     anchors = options.folder / "video" / "baseline.json"
     if anchors.exists():

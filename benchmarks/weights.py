@@ -8,8 +8,8 @@ would use for the clip, and its matte is brought back to the frame's size biline
 itself, without smoothing or refinement. Figures of a clip are means over its frames. With --square
 all pictures are squeezed into squares, as the scripts of U-2-Net do.
 
-The cost is that of one picture of 320x320 in PyTorch on a CPU, as the tool runs it; the networks
-take turns, so that what else the machine does slows all of them.
+The cost is that of one picture of 320x320 on a CPU in fp32, as the tool runs it; the networks take
+turns, so that what else the machine does slows all of them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def load(choices: Sequence[str], *, threads: int, is_square: bool) -> list[Netwo
     for choice, stem in zip(choices, stems, strict=True):
         path = Path(choice) if Path(choice).is_file() else ensure(choice)
         label = choice if stems.count(stem) > 1 else stem
-        segmenter = load_segmenter(weights=path, device="cpu", threads=threads)
+        # Ranges for int8 are not there for all: like is compared with like.
+        segmenter = load_segmenter(weights=path, device="cpu", precision="fp32", threads=threads)
         networks.append(Network(label, path, segmenter, is_square))
     return networks
 

@@ -105,7 +105,7 @@ def test_the_guided_filter_is_a_regression_in_each_window() -> None:
     picture = rng.integers(0, 256, (14, 15, 3)).astype(np.uint8)
     matte = rng.random((14, 15)).astype(np.float32)
     guide = picture / 255
-    reach = appearance._WINDOW_PX // 2
+    reach = appearance.WINDOW_PX // 2
     slopes, offsets = np.zeros((14, 15, 3)), np.zeros((14, 15))
     for y in range(reach, 14 - reach):
         for x in range(reach, 15 - reach):
@@ -114,7 +114,7 @@ def test_the_guided_filter_is_a_regression_in_each_window() -> None:
             centred = colours - colours.mean(axis=0)
             covariance = centred.T @ centred / len(values)
             slope = np.linalg.solve(
-                covariance + appearance._FLAT_VARIANCE * np.eye(3),
+                covariance + appearance.FLAT_VARIANCE * np.eye(3),
                 centred.T @ values / len(values),
             )
             slopes[y, x], offsets[y, x] = slope, values.mean() - slope @ colours.mean(axis=0)
@@ -123,3 +123,21 @@ def test_the_guided_filter_is_a_regression_in_each_window() -> None:
         window = np.s_[y - reach : y + reach + 1, x - reach : x + reach + 1]
         slope, offset = slopes[window].mean(axis=(0, 1)), offsets[window].mean()
         assert filtered[y, x] == pytest.approx(slope @ guide[y, x] + offset, abs=1e-4)
+
+
+@pytest.mark.parametrize("place", [(0, 0, 20), (30, 50, 9), (81, 121, 19), (40, 0, 1)])
+def test_looking_at_the_unsure_part_alone_changes_nothing(
+    place: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, left, side = place
+    rng = np.random.default_rng(side)
+    picture = rng.integers(0, 256, (100, 140, 3), np.uint8)
+    matte = np.zeros((100, 140), np.float32)
+    matte[top : top + side, left : left + side] = rng.uniform(0.2, 0.9, (side, side))
+    matte = matte[:100, :140]
+    part = corrected(picture, matte)
+    monkeypatch.setattr(appearance, "_MARGIN_PX", 1000)
+    whole = corrected(picture, matte)
+    assert (part != matte).any()
+    # Means are running sums, rounded otherwise where they begin elsewhere.
+    np.testing.assert_allclose(part, whole, atol=1e-5)

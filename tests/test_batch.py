@@ -210,6 +210,7 @@ def test_a_network_makes_mattes_for_several(
 def test_jobs_are_spread_over_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three devices one is in use by others; two jobs at once are on the two that are left."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr(segmenter, "has_only_a_cpu", lambda device: False)
     networks: dict[str, Counting] = {}
     at_once: list[set[str]] = []
     both = threading.Barrier(2, timeout=20)
@@ -253,6 +254,7 @@ def test_which_devices_a_name_stands_for(
     monkeypatch: pytest.MonkeyPatch, count: int, device: str, devices: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setattr(segmenter, "has_only_a_cpu", lambda device: device == "cpu")
     assert segmenter.devices_of(device) == devices
 
 

@@ -29,6 +29,7 @@ from clips import (
 from numpy.typing import NDArray
 from PIL import Image
 
+from vidbg import machine
 from vidbg.errors import EncodeError, FFmpegError, OutputError
 from vidbg.frames import Colour, PlaneFormat, VideoInfo
 from vidbg.media import audio, encode, formats
@@ -767,6 +768,25 @@ def sink_for(path: Path, info: VideoInfo, **options: object) -> Sink:
     codec = encode.choose_codec(path, "composite", None)
     output = Output(path, "composite", codec, sound="none", **options)  # type: ignore[arg-type]
     return Sink(output, info, audio.Window(info.start, info.duration, False))
+
+
+@pytest.mark.parametrize(("granted", "threads"), [(2, ["3"]), (64, [])])
+def test_encoders_keep_to_the_cores_that_a_quota_grants(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    granted: int,
+    threads: list[str],
+) -> None:
+    """x264 itself takes one and a half threads for each core of the host."""
+    monkeypatch.setattr(machine, "allowed_cores", lambda: 64)
+    monkeypatch.setattr(machine, "quota", lambda *_: granted)
+    sink = sink_for(tmp_path / "out.mp4", clip_info(source))
+    try:
+        argv = psutil.Process(sink._process._popen.pid).cmdline()
+    finally:
+        sink.discard()
+    assert [after for name, after in itertools.pairwise(argv) if name == "-threads:v"] == threads
 
 
 def left_in(folder: Path) -> list[str]:

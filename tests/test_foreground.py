@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vidbg.composite import alpha_planes, over
 from vidbg.frames import PlaneFormat
+from vidbg.matting import foreground
 from vidbg.matting.foreground import estimate_foreground
 
 if TYPE_CHECKING:
@@ -183,3 +184,19 @@ def test_what_does_not_fit_is_refused() -> None:
         estimate_foreground((plane,) * 3, (plane[:, 1:],) * 3, format)
     with pytest.raises(ValueError, match="do not fit"):
         estimate_foreground((plane,) * 3, (plane.astype(np.uint16),) * 3, format)
+
+
+@pytest.mark.parametrize("subsampling", [(0, 0), (1, 1), (2, 2)])
+def test_how_many_tiles_are_worked_on_at_once_changes_nothing(
+    subsampling: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    format = make_format(subsampling)
+    alphas = alpha_planes(disc(150, 203, 60), format)
+    planes = tuple(rng.integers(0, 256, alpha.shape, np.uint8) for alpha in alphas)
+    at_once = estimate_foreground(planes, alphas, format)  # type: ignore[arg-type]
+    for samples in (1, 3000):
+        monkeypatch.setattr(foreground, "_CHUNK_SAMPLES", samples)
+        in_parts = estimate_foreground(planes, alphas, format)  # type: ignore[arg-type]
+        for one, other in zip(at_once, in_parts, strict=True):
+            np.testing.assert_array_equal(one, other)

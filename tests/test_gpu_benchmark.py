@@ -19,7 +19,18 @@ def test_it_measures_all_that_it_names(
     try:
         figures = gpu.main(
             [
-                *("--device", "cpu", "--size", "64x48", "--frames", "3", "--batch", "1"),
+                *(
+                    "--device",
+                    "cpu",
+                    "--precision",
+                    "bf16",
+                    "--size",
+                    "64x48",
+                    "--frames",
+                    "3",
+                    "--batch",
+                    "1",
+                ),
                 *("--matrix", "64"),
                 *("--clip", str(plain_clip), "--json", str(written)),
             ]

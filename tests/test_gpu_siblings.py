@@ -124,18 +124,30 @@ def test_thumbnails_of_one_colour_are_that_colour(subsampling: tuple[int, int], 
 
 @pytest.mark.parametrize("siting", SITINGS)
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
-@pytest.mark.parametrize("size", [(24, 40), (97, 161), (32, 200)])
+@pytest.mark.parametrize(
+    ("size", "most"), [((24, 40), 1), ((97, 161), 1), ((60, 100), 3), ((32, 200), 4)]
+)
 def test_thumbnails_are_the_siblings(
-    subsampling: tuple[int, int], siting: str, size: tuple[int, int]
+    subsampling: tuple[int, int], siting: str, size: tuple[int, int], most: int
 ) -> None:
     format = plane_format(subsampling, siting=siting)
-    planes, colour = picture(format, 97, 161), Colour("pc", "smpte170m", "unknown", "unknown")
+    planes, colour = picture(format, 97, 161), Colour("tv", "bt709", "unknown", "unknown")
     expected = colours.planes_to_rgb(planes, format, colour, size)
     off = apart(thumbnail.planes_to_rgb(tensors(planes), format, colour, size), expected)
     # A plane's code more or less, where OpenCV interpolates by weights of 11 bits.
-    assert off.max() <= 3
+    assert off.max() <= most
     assert (off > 1).mean() < 0.06
     assert off.mean() < 0.15
+
+
+@pytest.mark.parametrize("size", [(24, 40), (60, 100), (150, 300)])
+def test_deep_thumbnails_are_the_siblings_or_off_by_one(size: tuple[int, int]) -> None:
+    format, colour = plane_format(depth=10), Colour("tv", "bt709", "unknown", "unknown")
+    planes = picture(format, 97, 161)
+    expected = colours.planes_to_rgb(planes, format, colour, size)
+    off = apart(thumbnail.planes_to_rgb(tensors(planes), format, colour, size), expected)
+    assert off.max() <= 1
+    assert off.mean() < 0.01
 
 
 def test_hdr_is_refused() -> None:
@@ -249,9 +261,8 @@ def test_finished_mattes_are_the_siblings(edges: str, depth: int, has_own: bool)
     frames = FrameBatch(planes, format, 0, own)
     expected = array_refine.finish_matte(MattedBatch(frames, rgb, matte), edges)
     there = DeviceFrames(tensors(planes), format, 0, None if own is None else torch.from_numpy(own))
-    seen = torch.ones(2, dtype=torch.bool)
     found = refine.finish_matte(
-        DeviceMatted(there, torch.from_numpy(rgb), torch.from_numpy(matte), seen), edges
+        DeviceMatted(there, torch.from_numpy(rgb), torch.from_numpy(matte)), edges
     )
     level = np.iinfo(expected.dtype).max / 255
     off = apart(found, expected) / level

@@ -24,18 +24,15 @@ def smoothed(
     mattes: NDArray[np.float32],
     strength: float = 0.8,
     size: int = 4,
-    unseen: tuple[int, ...] = (),
 ) -> NDArray[np.float32]:
     """Return mattes after smoothing, and check that all else passes through."""
     nothing = torch.zeros(len(mattes), 1, 1, dtype=torch.uint8)
-    is_seen = torch.tensor([n not in unseen for n in range(len(mattes))])
     rgb, matte = torch.from_numpy(thumbnails.copy()), torch.from_numpy(mattes)
     given = [
         DeviceMatted(
             DeviceFrames((nothing[n : n + size],) * 3, FORMAT, n),
             rgb[n : n + size],
             matte[n : n + size],
-            is_seen[n : n + size],
         )
         for n in range(0, len(mattes), size)
     ]
@@ -55,18 +52,6 @@ def test_a_still_picture_gives_the_weighted_mean_of_the_window(strength: float) 
     for size in (1, 5, 19):
         found = smoothed(thumbnails, mattes, strength, size)
         assert np.abs(found - expected[:, None, None]).max() < 1e-3
-
-
-def test_frames_that_were_not_seen_have_no_vote_and_get_those_of_others() -> None:
-    """Two of three frames hold nonsense: what the seen ones say is all there is."""
-    unseen = tuple(n for n in range(19) if n % 3)
-    levels = np.where(np.arange(19) % 3, 0.9, 0.1)
-    thumbnails = np.repeat(texture(48, 64, 1)[None], 19, axis=0)
-    mattes = np.broadcast_to(levels[:, None, None], (19, 48, 64)).astype(np.float32)
-    assert np.abs(smoothed(thumbnails, mattes, unseen=unseen) - 0.1).max() < 1e-5
-    # Alone, a frame keeps what it has.
-    alone = smoothed(thumbnails[:1], mattes[1:2], unseen=(0,))
-    np.testing.assert_array_equal(alone, mattes[1:2])
 
 
 def test_votes_stop_at_a_cut() -> None:

@@ -29,11 +29,13 @@ from vidbg.gpu.memory import Portions
 from vidbg.gpu.stages import Backdrop, Stages, frames_that_fit, obstacle
 from vidbg.gpu.transfer import Downloads, Uploads
 from vidbg.job import Job
+from vidbg.matting.architectures import load_network
 from vidbg.matting.refine import AS_IT_IS, Controls
-from vidbg.matting.segmenter import NetworkSegmenter, load_segmenter
+from vidbg.matting.segmenter import NetworkSegmenter
 from vidbg.matting.weights import spec_of
 from vidbg.media import background, encode
 from vidbg.pipeline import run
+from vidbg.profile import STAGES, Meter
 
 CPU = torch.device("cpu")
 
@@ -45,6 +47,7 @@ class Bright:
     device: torch.device = CPU
     name: str = "bright"
     square_size: tuple[int, int] = (40, 40)
+    is_slow: bool = False
     calls: list[tuple[int, ...]] = field(default_factory=list)
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
@@ -128,6 +131,24 @@ def test_a_job_on_a_device_makes_what_it_makes_on_the_cpu(
         assert most <= {"composite": 2, "matte": 1, "alpha": 8}[one.stem]
 
 
+def test_a_profile_knows_the_stages_of_a_device(tmp_path: Path, all_on_device: Switch) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=7, codec="ffv1")
+    with Meter() as meter:
+        run(job(source, tmp_path / "out.mkv", every=1), segmenter=Bright())
+    assert len(all_on_device.made) == 1
+    profile = meter.profile()
+    assert profile.frames == 7
+    known = {spent.stage for spent in profile.stages if spent.wall_s}
+    assert known == set(STAGES) - {"keyer", "carry", "archive"}
+    assert [queue.name for queue in profile.queues] == [
+        "decode",
+        "upload",
+        "segment",
+        "background",
+        "composite",
+    ]
+
+
 def test_smoothing_trims_views_and_a_moving_background(
     tmp_path: Path, all_on_device: Switch
 ) -> None:
@@ -208,7 +229,6 @@ def test_results_of_all_kinds_are_the_pipelines(tmp_path: Path, has_own: bool) -
             ),
             torch.from_numpy(rgb),
             torch.from_numpy(matte).float(),
-            torch.ones(2, dtype=torch.bool),
         ),
         tuple(map(torch.from_numpy, behind)),
     )
@@ -244,6 +264,7 @@ def test_opaque_pixels_are_the_source_bit_for_bit(tmp_path: Path, all_on_device:
         ({"grow_px": 2.0}, "changes to the matte"),
         ({"despill": True}, "--despill"),
         ({"background": background.Blur(3.0)}, "--bg blur"),
+        ({"every": 3}, "--every"),
     ],
 )
 def test_what_there_is_no_form_of_is_made_on_the_cpu(
@@ -262,10 +283,12 @@ def test_what_there_is_no_form_of_is_made_on_the_cpu(
 
 def test_hdr_is_made_on_the_cpu() -> None:
     info = video_info("yuv420p10le", colour=Colour("tv", "bt2020nc", "bt2020", "smpte2084"))
-    assert obstacle(info, "fast", AS_IT_IS, despill=False, blurs=False) == "HDR"
+    assert obstacle(info, "fast", AS_IT_IS, despill=False, blurs=False, carries=False) == "HDR"
     plain = video_info()
-    assert obstacle(plain, "fast", AS_IT_IS, despill=False, blurs=False) is None
-    assert obstacle(plain, "off", Controls(keep="largest"), despill=False, blurs=False)
+    assert obstacle(plain, "fast", AS_IT_IS, despill=False, blurs=False, carries=False) is None
+    assert obstacle(
+        plain, "off", Controls(keep="largest"), despill=False, blurs=False, carries=False
+    )
 
 
 def test_the_cpu_is_not_worth_it() -> None:
@@ -287,8 +310,14 @@ def test_an_error_ends_all_threads(tmp_path: Path, all_on_device: Switch) -> Non
     assert not (tmp_path / "out.mkv").exists()
 
 
+def u2netp(folder: Path) -> NetworkSegmenter:
+    """In PyTorch, whatever else there is."""
+    network = load_network(random_u2netp(folder / "random.safetensors")).network
+    return NetworkSegmenter(network, spec_of("u2netp"), "random", CPU)
+
+
 def test_a_network_says_the_same_of_pictures_on_its_device(tmp_path: Path) -> None:
-    segmenter = load_segmenter(weights=random_u2netp(tmp_path / "random.safetensors"), device="cpu")
+    segmenter = u2netp(tmp_path)
     rgb = np.random.default_rng(0).integers(0, 256, (3, 32, 64, 3), dtype=np.uint8)
     found = segmenter.on_device(torch.from_numpy(rgb))
     np.testing.assert_allclose(found.numpy(), segmenter(rgb), atol=1e-5)
@@ -296,7 +325,7 @@ def test_a_network_says_the_same_of_pictures_on_its_device(tmp_path: Path) -> No
 
 def test_a_network_that_is_dropped_is_gone_at_once(tmp_path: Path) -> None:
     """Not when the collector next looks for cycles: the next one is to have its memory."""
-    segmenter = load_segmenter(weights=random_u2netp(tmp_path / "random.safetensors"), device="cpu")
+    segmenter = u2netp(tmp_path)
     segmenter.on_device(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
     gone = weakref.ref(segmenter)
     del segmenter
@@ -434,13 +463,13 @@ def test_a_job_on_cuda_makes_what_it_makes_on_the_cpu(tmp_path: Path) -> None:
     made = {}
     for device in ("cuda", "cpu"):
         made[device] = tmp_path / f"{device}.mkv"
-        run(job(source, made[device], end_s=Fraction(2), device=device, precision="fp32"))
+        run(job(source, made[device], every=1, end_s=Fraction(2), device=device, precision="fp32"))
     mean, _ = difference(made["cuda"], made["cpu"])
     assert mean < 0.5
     again = tmp_path / "again.mkv"
-    run(job(source, again, end_s=Fraction(2), device="cuda", precision="fp32"))
+    run(job(source, again, every=1, end_s=Fraction(2), device="cuda", precision="fp32"))
     assert difference(made["cuda"], again) == (0, 0)
     half = tmp_path / "half.mkv"
-    run(job(source, half, end_s=Fraction(2), device="cuda", precision="fp16"))
+    run(job(source, half, every=1, end_s=Fraction(2), device="cuda", precision="fp16"))
     mean, _ = difference(made["cuda"], half)
     assert mean < 0.5

@@ -73,6 +73,6 @@ def test_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = []
     for jobs in (1, 5, 20):
         machine.share_cores(jobs)
-        shares.append(machine.cores_per_job())
+        shares.append((machine.cores_per_job(), machine.cores_per_stage()))
     machine.share_cores(1)
-    assert shares == [12, 2, 1]
+    assert shares == [(12, 3), (2, 1), (1, 1)]

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from clips import (
@@ -23,7 +24,7 @@ from clips import (
 from numpy.typing import NDArray
 
 import vidbg
-from vidbg import pipeline
+from vidbg import machine, pipeline
 from vidbg.errors import DecodeError, InputError, OutputError, WeightsError
 from vidbg.job import Job, matte_job
 from vidbg.matting.chroma import ChromaKeyer
@@ -193,6 +194,7 @@ class Edges:
 
     name: str = "edges"
     square_size: tuple[int, int] = (40, 40)
+    is_slow: bool = False
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         return height, width
@@ -284,6 +286,31 @@ def test_smoothing_reads_no_more_than_it_says(tmp_path: Path) -> None:
         assert painter.seen == expected
         assert result.frames == 5
         output.path.unlink()
+
+
+def test_stages_run_side_by_side_within_the_cores_that_are_granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", frames=20)
+    threads = cv2.getNumThreads()
+    seen: set[str] = set()
+    allowed: set[int] = set()
+
+    def look(number: int, height: int, width: int) -> NDArray[np.float32]:
+        seen.update(t.name for t in threading.enumerate() if t.name.startswith("vidbg-"))
+        allowed.add(cv2.getNumThreads())
+        return everything(number, height, width)
+
+    monkeypatch.setattr(machine, "cores", lambda: 1)
+    cv2.setNumThreads(3)
+    try:
+        job = Job(source, encode.Output(tmp_path / "out.mkv", "matte", "ffv1"))
+        run(job, segmenter=Painter(look))
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(threads)
+    assert {"vidbg-decode", "vidbg-segment", "vidbg-smooth"} <= seen
+    assert allowed == {1}
 
 
 def test_blur_shows_the_background_and_nothing_of_the_subject(tmp_path: Path) -> None:

@@ -308,3 +308,16 @@ def test_frames_are_each_by_themselves(edges: str) -> None:
         frames = FrameBatch((luma[one], cb[one], cr[one]), batch.frames.format, index)
         alone = MattedBatch(frames, batch.thumbnails[one], matte[one])
         np.testing.assert_array_equal(finish_matte(alone, edges), together[one])
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+@pytest.mark.parametrize("edges", ["off", "fast"])
+def test_codes_made_in_integers_are_those_made_in_floating_point(depth: int, edges: str) -> None:
+    rng = np.random.default_rng(11)
+    matte = np.clip(rng.normal(0.5, 0.6, (1, 40, 56)), 0, 1).astype(np.float32)
+    # In order there is no hole, so that filling holes changes nothing but the arithmetic.
+    batch = coloured(np.sort(np.sort(matte, axis=1), axis=2), 130, 201, depth)
+    integers = finish_matte(batch, edges).astype(int)
+    floats = finish_matte(batch, edges, Controls(fill_holes=True)).astype(int)
+    assert len(np.unique(integers)) > 200
+    assert np.abs(integers - floats).max() <= (1 if depth == 8 else 2)

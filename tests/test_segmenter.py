@@ -325,11 +325,11 @@ def test_a_cuda_device_beyond_the_last(checkpoint: Path, monkeypatch: pytest.Mon
         load_segmenter(weights=checkpoint, device="cuda:2")
 
 
-def test_a_device_that_cannot_be_used(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a build without CUDA, moving there fails as on a device that another process holds.
     monkeypatch.setattr(torch.nn.Module, "to", _refuse)
     with pytest.raises(DeviceError, match=r"^cpu cannot be used: device is busy$"):
-        load_segmenter(weights=checkpoint, device="cpu")
+        model()
 
 
 def _refuse(*args: object, **options: object) -> None:
@@ -346,10 +346,10 @@ def test_cuda_agrees_with_the_cpu(checkpoint: Path, precision: str, tolerance: f
     assert on_gpu.batch_size(256, 448) > 1
 
 
-def test_threads_are_set(checkpoint: Path) -> None:
+def test_threads_of_pytorch_are_set(checkpoint: Path) -> None:
     before = torch.get_num_threads()
     try:
-        load_segmenter(weights=checkpoint, device="cpu", threads=1)
+        load_segmenter(weights=checkpoint, device="cpu", precision="bf16", threads=1)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -405,7 +405,9 @@ def test_feature_maps_are_not_mapped_afresh_for_every_frame(checkpoint: Path) ->
         import resource
         from pathlib import Path
         import numpy as np
+        from vidbg.matting import engines
         from vidbg.matting.segmenter import load_segmenter
+        engines.is_installed = lambda: False
         segmenter = load_segmenter(weights=Path({str(checkpoint)!r}), device="cpu", threads=1)
         rgb = np.zeros((1, 256, 448, 3), np.uint8)
         segmenter(rgb)
@@ -509,9 +511,9 @@ def test_a_default_below_target_says_so_unless_it_was_chosen(
     with caplog.at_level(logging.INFO):
         load_segmenter("u2netp", device="cpu")
         load_segmenter(weights=checkpoint, device="cpu")
-        assert caplog.messages == []
+        assert not any("below target" in message for message in caplog.messages)
         load_segmenter(device="cpu")
-    (message,) = caplog.messages
+    (message,) = (message for message in caplog.messages if "below target" in message)
     assert "its mean J is 88 % of that of others" in message
     assert "--model u2netp (downloads 4.7 MB once)" in message
 

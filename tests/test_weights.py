@@ -23,6 +23,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import pytest
 import torch
@@ -847,3 +848,55 @@ def test_models_as_json(known: weights.ModelSpec, folder: Path) -> None:
     weights.ensure("u2netp")
     (entry,) = json.loads(CliRunner().invoke(models, ["--json"]).output)["models"]
     assert entry["path"] == str(folder / "u2netp.pth")
+
+
+# ---- Without PyTorch ---------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_read_by_another_process(tmp_path: Path) -> None:
+    shared = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    tensors = {"a": shared, "b": shared.t(), "c": torch.tensor([1.5], dtype=torch.float16)}
+    path = tmp_path / "some.pth"
+    torch.save({"state_dict": tensors, "input_side_px": 256}, path)
+
+    arrays, side_px = weights.read_arrays(path)
+
+    assert side_px == 256
+    assert {name: array.dtype for name, array in arrays.items()} == {
+        "a": np.float32,
+        "b": np.float32,
+        "c": np.float16,
+    }
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(arrays[name], tensor.numpy())
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_what_another_process_cannot_read_is_left_to_this_one(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "some.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError):
+        weights.read_arrays(path)
+    with pytest.raises(WeightsError):
+        weights.read_arrays(tmp_path / "missing.pth")
+
+
+def test_numbers_that_numpy_has_not_are_left_to_pytorch(tmp_path: Path) -> None:
+    path = tmp_path / "some.pth"
+    torch.save({"a": torch.ones(2, dtype=torch.bfloat16)}, path)
+    with pytest.raises(WeightsError):
+        weights.read_arrays(path)
+
+
+def test_a_folder_of_the_users_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "vidbg"
+    package.mkdir()
+    (package / "__init__.py").write_text("open('ran', 'w')")
+    path = tmp_path / "some.pth"
+    torch.save({"a": torch.ones(2)}, path)
+    monkeypatch.chdir(tmp_path)
+    arrays, _ = weights.read_arrays(path)
+    assert arrays.keys() == {"a"}
+    assert not (tmp_path / "ran").exists()

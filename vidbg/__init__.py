@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vidbg.media.decode import read_frames
     from vidbg.media.probe import probe
     from vidbg.pipeline import extract_foreground, extract_matte, replace_background, run, segment
+    from vidbg.profile import Meter, Profile
     from vidbg.temporal.smooth import smooth
 
 # Imported on first use, so that `import vidbg` loads neither torch nor OpenCV.
@@ -65,6 +66,7 @@ _HOMES = {
         "run",
         "segment",
     ),
+    "vidbg.profile": ("Meter", "Profile"),
     "vidbg.temporal.smooth": ("smooth",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -80,7 +82,9 @@ __all__ = [
     "InputError",
     "Job",
     "MattedBatch",
+    "Meter",
     "OutputError",
+    "Profile",
     "Progress",
     "Result",
     "Segmenter",

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from vidbg.journal import fingerprint
 from vidbg.ledger import Ledger, located, place_of
 from vidbg.media import ffmpeg as ff
 from vidbg.media.segments import is_resumable
+from vidbg.profile import stage
 from vidbg.sharing import SETTLED_FRAMES, Room, SharedNetwork, cores_for, memory_bytes
 
 if TYPE_CHECKING:
@@ -265,8 +267,8 @@ class _Batch:
             place.jobs += 1
             self._places[output] = place
         thread = threading.Thread(
-            target=self._work,
-            args=(task, task.job, mark, place),
+            target=copy_context().run,
+            args=(self._work, task, task.job, mark, place),
             name="vidbg-job",
             daemon=True,
         )
@@ -279,6 +281,7 @@ class _Batch:
         if place is not None:
             place.jobs -= 1
 
+    @stage("start-up")
     def _load(self, wanted: _Network) -> _Place | None:
         """Return the least busy device with a network, or None if none can have it: asked for once.
 

@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 import cv2
 import numpy as np
 
+from vidbg.profile import stage
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from vidbg.frames import Colour, Plane, PlaneFormat, Planes
@@ -148,6 +152,7 @@ def luma_weights(matrix: str) -> tuple[float, float]:
     return _LUMA_WEIGHTS[matrix]
 
 
+@stage("thumbnail")
 def planes_to_rgb(
     planes: Planes,
     format: PlaneFormat,
@@ -194,18 +199,18 @@ def planes_to_rgb(
             bottom = min(top + rows, height)
             if as_they_are:
                 band = [
-                    frame[0][top:bottom].astype(np.float32),
+                    np.asarray(frame[0][top:bottom], np.float32),
                     _chroma_at_luma(frame[1], format, top, bottom, width),
                     _chroma_at_luma(frame[2], format, top, bottom, width),
                 ]
             else:
-                band = [plane[top:bottom].astype(np.float32) for plane in frame]
+                band = [plane[top:bottom] for plane in frame]
             target = rgb[index, top:bottom]
             red_green_blue = _combined(band, decode)
             if shows_hdr:
-                target[:] = _as_sdr(np.stack(red_green_blue, axis=-1), colour)
+                target[:] = _as_sdr(red_green_blue, colour)
             else:
-                cv2.merge([_to_uint8(component) for component in red_green_blue], target)
+                target[:] = _to_uint8(red_green_blue)
     return rgb
 
 
@@ -296,18 +301,11 @@ def decoding(format: PlaneFormat, colour: Colour) -> tuple[FloatArray, FloatArra
     return matrix, -matrix @ offset
 
 
-def _combined(band: list[FloatArray], decode: tuple[FloatArray, FloatArray]) -> list[FloatArray]:
-    """Return R', G', B' planes, 0 to 255 and beyond, from three planes of code values."""
+def _combined(band: Sequence[NDArray[Any]], decode: tuple[FloatArray, FloatArray]) -> FloatArray:
+    """Return R'G'B' ``(h, w, 3)``, float32, 0 to 255 and beyond, from planes of code values."""
     matrix, constant = decode
-    term = np.empty_like(band[0])
-    components = []
-    for weights, shift in zip(matrix.tolist(), constant.tolist(), strict=True):
-        total = np.full_like(band[0], shift)
-        for plane, weight in zip(band, weights, strict=True):
-            if weight != 0:
-                total += np.multiply(plane, weight, out=term)
-        components.append(total)
-    return components
+    codes = np.asarray(cv2.merge(cast("Any", band)), np.float32)
+    return cast("FloatArray", cv2.transform(codes, np.hstack([matrix, constant[:, np.newaxis]])))
 
 
 def _to_uint8(component: FloatArray) -> NDArray[np.uint8]:

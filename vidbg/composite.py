@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import cv2
 import numpy as np
 
+from vidbg.profile import stage
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -40,6 +42,7 @@ _COARSEST_CELLS = 4
 _LEAST_BACKGROUND = 1e-4
 
 
+@stage("composite")
 def alpha_planes(alpha: Plane, format: PlaneFormat) -> Planes:
     """Return the alpha of each plane: luma's as it is, chroma's resampled to where chroma sits.
 
@@ -74,6 +77,7 @@ def alpha_planes(alpha: Plane, format: PlaneFormat) -> Planes:
     return alpha, chroma, chroma
 
 
+@stage("composite")
 def over(planes: Planes, background: Planes, alphas: Planes) -> Planes:
     """Return ``planes`` composited over ``background``: F·a + B·(1 - a), plane by plane.
 

@@ -265,8 +265,11 @@ class MattedBatch:
         thumbnails: The frames at the segmenter's own size, uint8 RGB ``(B, h, w, 3)``; a
             network may have looked at others of another shape (:mod:`vidbg.matting.views`).
         matte: float32 ``(B, h, w)`` in 0..1, straight, at the thumbnails' size.
+        trust: float32 ``(B, h, w)`` in 0..1: how far each pixel of the matte is known, less than
+            1 where it was carried from other frames; None where all of it is.
     """
 
     frames: FrameBatch
     thumbnails: NDArray[np.uint8]
     matte: NDArray[np.float32]
+    trust: NDArray[np.float32] | None = None

@@ -10,6 +10,7 @@ from typing import TypedDict, Unpack
 
 from vidbg.matting import chroma, refine, views
 from vidbg.media import audio, background, encode
+from vidbg.temporal import keyframes
 
 CHROMA_MODEL = "chroma"
 
@@ -31,13 +32,15 @@ class Job:
         model: A name from the registry, or "chroma"; None for the default.
         weights: A checkpoint to use instead of a registered one.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto", "fp32", "fp16" or "bf16".
+        precision: "auto", "fp32", "fp16", "bf16" or "int8".
         batch_size: Frames per call of the network, 1 or more; None chooses.
         key: Screen colour for the chroma model: "auto" or a colour.
         similarity: Chroma model: how far from the key still counts as screen, 0..1.
         smoothness: Chroma model: how softly the edge falls off, 0..1.
         looks: How often the network looks at each frame of a video, 1, 2 or 4, each time in
             another way (:mod:`vidbg.matting.views`); a picture is looked at in all ways.
+        every: The network looks at every so many frames of a video, 1 to 12, and mattes are carried
+            to those between; None for as few as the clip allows on a CPU, and all on a GPU.
         smooth: Strength of temporal smoothing, 0..1; None for the model's default.
         edges: How the matte's edges are refined: "off", "fast" or "fine"; None for the
             model's default.
@@ -77,6 +80,7 @@ class Job:
     similarity: float = chroma.DEFAULT_SIMILARITY
     smoothness: float = chroma.DEFAULT_SMOOTHNESS
     looks: int = 1
+    every: int | None = None
     smooth: float | None = None
     edges: str | None = None
     keep: str = "all"
@@ -106,6 +110,8 @@ class Job:
             raise ValueError(f"{self.edges!r} is none of {', '.join(refine.EDGES)}")
         if self.looks not in views.LOOKS:
             raise ValueError(f"{self.looks} looks are none of {', '.join(map(str, views.LOOKS))}")
+        if self.every is not None and not 1 <= self.every <= keyframes.MOST_FRAMES:
+            raise ValueError(f"every {self.every}th frame is not in 1..{keyframes.MOST_FRAMES}")
         if self.in_fps is not None and self.in_fps <= 0:
             raise ValueError(f"{self.in_fps} frames per second")
         if self.batch_size is not None and self.batch_size < 1:
@@ -178,6 +184,7 @@ class Matting(TypedDict, total=False):
     similarity: float
     smoothness: float
     looks: int
+    every: int | None
     smooth: float | None
     edges: str | None
     keep: str

@@ -12,6 +12,8 @@ _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 # Where nothing can be learned: room for a few jobs of 1080p.
 _UNKNOWN_FREE_BYTES = 2 << 30
+# Decoding and looking at frames, smoothing, finishing, encoding.
+_STAGES_AT_ONCE = 4
 
 _jobs_at_once = 1
 
@@ -32,6 +34,15 @@ def share_cores(jobs: int) -> None:
 def cores_per_job() -> int:
     """Return how many cores one of the jobs at once may use, 1 or more."""
     return max(1, cores() // _jobs_at_once)
+
+
+def cores_per_stage() -> int:
+    """Return how many cores one stage of a job may use, 1 or more: a fair share of the job's.
+
+    Stages run side by side. Threads that wait for each other's parts of one small picture, and
+    find others on their cores, cost more than they save.
+    """
+    return max(1, cores_per_job() // _STAGES_AT_ONCE)
 
 
 def cores(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:

@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
+import cv2
 import numpy as np
 
 from vidbg import colour as colours
-from vidbg import composite
+from vidbg import composite, machine
 from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, InputError, OutputError, VidbgError
 from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
@@ -32,6 +33,8 @@ from vidbg.media.mattes import MatteReader, ReadyMattes, open_mattes
 from vidbg.media.probe import check_readable, probe
 from vidbg.media.sequence import is_sequence
 from vidbg.prefetch import Prefetch
+from vidbg.profile import count_frames, stage
+from vidbg.temporal.keyframes import ADAPTIVE, EVERY_FRAME, Rhythm, carried
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FRAMES, smooth
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ _STRENGTH_FOR_TURNS = 0.5
 _KEY_SEARCH_FRAMES = 250
 
 
+@stage("other")
 def run(
     job: Job,
     *,
@@ -92,6 +96,7 @@ def run(
     window = _window(info, first, total)
 
     with ExitStack() as cleanup:
+        cleanup.enter_context(_opencv_within(machine.cores_per_stage()))
         work = None
         if identity is not None:
             work = cleanup.enter_context(segments.Work(job.outputs, identity))
@@ -118,14 +123,8 @@ def run(
         if on_device is not None and job.batch_size is None:
             batch_size = on_device.batch_size(batch_size)
         scenery = _scenery(job, info, behind_info, batch_size, done)
-        strength = _strength(job, segmenter)
-        # What the mattes within a part depend on outside of it: they are those of the whole clip.
         begin = first + done
-        lead = min(begin, PREROLL_FRAMES) if strength else 0
-        tail = LOOKAHEAD_FRAMES if strength else 0
-        reach = begin - lead, None if stop is None else stop + tail
-        if isinstance(segmenter, ReadyMattes):
-            reach = segmenter.within(*reach)
+        reach = _reach(job, segmenter, info, begin, stop)
         if on_start is not None:
             on_start(info, total)
         frames_began = time.monotonic()
@@ -145,7 +144,7 @@ def run(
             shown = cleanup.enter_context(on_device.shown(reader, behind, begin, stop))
         else:
             steady = cleanup.enter_context(_matted(job, reader, segmenter))
-            if lead or (tail and stop is not None):
+            if reach != (begin, stop):
                 steady = _within(steady, begin, stop, batch_size)
             finished = finisher(job, info, segmenter)
             # map() holds no batch while the next one is made.
@@ -157,14 +156,31 @@ def run(
             written = cleanup.enter_context(segments.SegmentedSinks(work, info, window, sound))
         if done and on_progress is not None:
             on_progress(_progress(done, total, info, frames_began, done))
+        made = done
         for batch in shown:
             written.write(batch)
+            count_frames(written.frames_written - made)
+            made = written.frames_written
             if on_progress is not None:
                 on_progress(_progress(written.frames_written, total, info, frames_began, done))
             del batch  # or it stays in memory while the next one is made
         if written.frames_written == done:
             raise DecodeError("the clip ends before the requested start", path=info.path)
     return _result(job, info, began, written.frames_written, done, reader.damage)
+
+
+@contextmanager
+def _opencv_within(cores: int) -> Iterator[None]:
+    """Keep OpenCV to so many threads: it would take all cores of the host for each stage."""
+    threads = cv2.getNumThreads()
+    if threads <= cores:
+        yield
+        return
+    cv2.setNumThreads(cores)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def read_mattes(
@@ -186,22 +202,22 @@ def read_mattes(
     Raises:
         VidbgError: It cannot be done.
     """
-    is_smoothed = _strength(job, segmenter) > 0
     batch_size = _batch_size(job, segmenter, info)
-    last = None if stop is None else stop + is_smoothed * LOOKAHEAD_FRAMES
-    if last is not None and info.frame_count is not None:
-        last = min(last, info.frame_count)
+    begin, end = _reach(job, segmenter, info, first, stop)
+    if end is not None and info.frame_count is not None:
+        end = min(end, info.frame_count)
     reader = FrameReader(
         info,
         batch_size=batch_size,
-        first=max(0, first - is_smoothed * PREROLL_FRAMES),
-        stop=last,
+        first=begin,
+        stop=end,
         allow_damaged=job.allow_damaged,
     )
     with _matted(job, reader, segmenter) as steady:
         yield from _within(steady, first, stop, batch_size)
 
 
+@stage("start-up")
 def load(
     job: Job,
     info: VideoInfo,
@@ -231,22 +247,26 @@ def load(
 def _matted(
     job: Job, reader: FrameReader, segmenter: Segmenter | ReadyMattes
 ) -> Iterator[Iterator[MattedBatch]]:
-    """Decode and segment ahead, each in a thread of its own; give the steady mattes."""
+    """Decode, segment and smooth ahead, each in a thread of its own; give the steady mattes."""
 
     def with_mattes(frames: Iterable[FrameBatch]) -> Iterable[MattedBatch]:
         if not isinstance(segmenter, ReadyMattes):
             info = reader.info
-            return segment(frames, segmenter, info, _turns(job, segmenter, info))
+            rhythm = _rhythm(job, segmenter, info)
+            return segment(frames, segmenter, info, _turns(job, segmenter, info), rhythm)
         wants_pictures = bool(job.smooth) or (job.edges or "off") != "off"
         return MatteReader(frames, segmenter, reader, wants_pictures=wants_pictures)
 
-    with (
-        Prefetch(reader, _AHEAD, "decode") as frames,
-        Prefetch(with_mattes(frames), _AHEAD, "segment") as matted,
-    ):
+    strength = _strength(job, segmenter)
+    with ExitStack() as stages:
+        frames = stages.enter_context(Prefetch(reader, _AHEAD, "decode"))
+        matted = stages.enter_context(Prefetch(with_mattes(frames), _AHEAD, "segment"))
+        steady = smooth(matted, strength)
+        if strength:
+            steady = stages.enter_context(Prefetch(steady, _AHEAD, "smooth"))
         # Upstream first: a stage that waits for frames is let go by the one it waits for.
         try:
-            yield smooth(matted, _strength(job, segmenter))
+            yield steady
         finally:
             frames.close()
 
@@ -256,36 +276,50 @@ def segment(
     segmenter: Segmenter,
     info: VideoInfo,
     turns: views.Turns | None = None,
+    rhythm: Rhythm = EVERY_FRAME,
 ) -> Iterator[MattedBatch]:
-    """Yield frames with the mattes that a segmenter sees in them, each on its own.
+    """Yield frames with the mattes that a segmenter sees in them, or in their neighbours.
 
     Args:
         frames: Batches of the clip's frames.
         segmenter: The network or keyer.
         info: The clip.
         turns: The views that frames are seen through in turn; None for the segmenter's own size.
+        rhythm: Which frames it looks at.
     """
     size = segmenter.input_size(info.width, info.height, info.sar)
     if turns is None:
         turns = ((views.View(size),),)
     colour = colours.resolve(info.colour, info.format, info.height)
-    for batch in frames:
-        thumbnails = colours.planes_to_rgb(batch.planes, batch.format, colour, size)
-        picture = partial(_shown, batch, thumbnails, colour)
-        chosen = [turns[(batch.first_index + n) % len(turns)] for n in range(len(batch))]
-        yield MattedBatch(batch, thumbnails, views.seen(segmenter, picture, chosen, size))
-        del batch, thumbnails, picture
+
+    def look(
+        batch: FrameBatch, thumbnails: NDArray[np.uint8], places: Sequence[int]
+    ) -> NDArray[np.float32]:
+        picture = partial(_shown, batch, thumbnails, colour, places)
+        chosen = [turns[rhythm.turn(batch.first_index + n) % len(turns)] for n in places]
+        return views.seen(segmenter, picture, chosen, size)
+
+    pictured = (
+        (batch, colours.planes_to_rgb(batch.planes, batch.format, colour, size)) for batch in frames
+    )
+    if not rhythm.is_every_frame:
+        yield from stage("carry").each(carried(pictured, look, rhythm))
+        return
+    for batch, thumbnails in pictured:
+        yield MattedBatch(batch, thumbnails, look(batch, thumbnails, range(len(batch))))
+        del batch, thumbnails
 
 
 def _shown(
     batch: FrameBatch,
     thumbnails: NDArray[np.uint8],
     colour: Colour,
+    places: Sequence[int],
     size: tuple[int, int],
     numbers: Sequence[int],
 ) -> NDArray[np.uint8]:
-    """Return some frames of a batch at a size: copies of the thumbnails, or made for it."""
-    chosen = list(numbers)
+    """Return some of the frames at places of a batch at a size: thumbnails, or made for it."""
+    chosen = [places[number] for number in numbers]
     if thumbnails.shape[1:3] == size:
         return thumbnails[chosen]
     first, second, third = batch.planes
@@ -308,7 +342,9 @@ def _stages_on_device(
     job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo
 ) -> Stages | None:
     """Return all of a job's stages on its network's device, or None to make them on the CPU."""
-    if isinstance(segmenter, ReadyMattes) or not hasattr(segmenter, "on_device"):
+    if isinstance(segmenter, ReadyMattes):
+        return None
+    if not isinstance(segmenter, views.Versatile) or segmenter.is_slow:
         return None  # before PyTorch is loaded in vain
     from vidbg.gpu import stages
 
@@ -321,6 +357,7 @@ def _stages_on_device(
         look.controls,
         despill=look.despill,
         blurs=isinstance(job.background, background.Blur),
+        carries=not _rhythm(job, segmenter, info).is_every_frame,
     )
     if obstacle is not None:
         logger.info("%s: only the network runs on %s (%s)", info.path, segmenter.device, obstacle)
@@ -341,6 +378,30 @@ def _decoder(job: Job, info: VideoInfo, on_device: Stages) -> int | None:
     gpu = on_device.cuda_index
     # What is damaged is decoded otherwise by hardware.
     return gpu if gpu is not None and not job.allow_damaged and nvdec.decodes(info, gpu) else None
+
+
+def _rhythm(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> Rhythm:
+    """Return which frames the network looks at."""
+    if info.is_image or not isinstance(segmenter, views.Versatile):
+        return EVERY_FRAME
+    if job.every is not None:
+        return Rhythm(job.every, is_adaptive=False)
+    # Without a smoother every frame is as the network sees it; who asks for more looks has time.
+    is_smoothed = _strength(job, segmenter) >= _STRENGTH_FOR_TURNS
+    return ADAPTIVE if segmenter.is_slow and is_smoothed and job.looks == 1 else EVERY_FRAME
+
+
+def _reach(
+    job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo, first: int, stop: int | None
+) -> tuple[int, int | None]:
+    """Return the frames to read, so that some have the mattes that they have in the whole clip."""
+    if _strength(job, segmenter):
+        first = max(0, first - PREROLL_FRAMES)
+        stop = None if stop is None else stop + LOOKAHEAD_FRAMES
+    first, stop = _rhythm(job, segmenter, info).reach(first, stop)
+    if isinstance(segmenter, ReadyMattes):
+        return segmenter.within(first, stop)
+    return first, stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +483,7 @@ def _flat(codes: tuple[int, int, int], planes: Planes) -> Planes:
     return first, second, third
 
 
+@stage("background")
 def _backdrop(
     job: Job, frames: FrameBatch, alphas: Planes, behind: Iterator[Planes] | None
 ) -> Planes:
@@ -436,6 +498,7 @@ def _backdrop(
     return first[:count], second[:count], third[:count]
 
 
+@stage("foreground")
 def _subject(batch: MattedBatch, alphas: Planes, look: Look) -> Planes:
     """Return frames with the subject's own colours.
 
@@ -511,6 +574,7 @@ def _part(batch: MattedBatch, start: int, stop: int) -> MattedBatch:
         ),
         batch.thumbnails[chosen],
         batch.matte[chosen],
+        None if batch.trust is None else batch.trust[chosen],
     )
 
 
@@ -588,6 +652,7 @@ def _checked(job: Job) -> VideoInfo:
     return info
 
 
+@stage("probe")
 def _probed(path: Path, in_fps: Fraction | None) -> VideoInfo:
     """Probe a clip, and say which rate pictures are given where nobody said it."""
     info = probe(path, in_fps)
@@ -663,6 +728,7 @@ def _network(job: Job, on_download: Callable[[int, int], None] | None) -> Segmen
     )
 
 
+@stage("start-up")
 def _batch_size(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> int:
     if job.batch_size is not None:
         return job.batch_size
@@ -747,6 +813,7 @@ def read_background(job: Job, info: VideoInfo, first: int) -> Iterable[Planes] |
     return _scenery(job, info, _background_info(job), batch_size=1, first=first)
 
 
+@stage("background")
 def _scenery(
     job: Job,
     info: VideoInfo,

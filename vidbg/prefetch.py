@@ -6,8 +6,11 @@ import logging
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextvars import copy_context
 from types import TracebackType
 from typing import Generic, Self, TypeVar
+
+from vidbg.profile import gauge, stage, waiting
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class Prefetch(Generic[T]):
     Args:
         items: What to iterate. Only the new thread touches it from here on.
         depth: How many finished items may wait, at least 1.
-        name: The thread's name, for debuggers.
+        name: The thread's name, for debuggers, and the stage that it does.
     """
 
     def __init__(self, items: Iterable[T], depth: int, name: str = "prefetch") -> None:
@@ -47,7 +50,14 @@ class Prefetch(Generic[T]):
         self._queue: queue.Queue[T | _End] = queue.Queue(maxsize=max(1, depth))
         self._stop = threading.Event()
         self._ended: _End | None = None
-        self._thread = threading.Thread(target=self._run, name=f"vidbg-{name}", daemon=True)
+        self._gauge = gauge(name, max(1, depth))
+        self._name = name
+        self._thread = threading.Thread(
+            target=copy_context().run,
+            args=(stage(name)(self._run),),
+            name=f"vidbg-{name}",
+            daemon=True,
+        )
         self._thread.start()
 
     def _run(self) -> None:
@@ -69,12 +79,15 @@ class Prefetch(Generic[T]):
             self._put(_End(error))
 
     def _put(self, item: T | _End) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=_POLL_S)
-            except queue.Full:
-                continue
-            return True
+        with waiting("room", self._name):
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(item, timeout=_POLL_S)
+                except queue.Full:
+                    continue
+                if self._gauge is not None:
+                    self._gauge.moved(1)
+                return True
         return False
 
     def __iter__(self) -> Iterator[T]:
@@ -82,18 +95,25 @@ class Prefetch(Generic[T]):
 
     def __next__(self) -> T:
         while self._ended is None:
-            if self._stop.is_set():
-                raise Closed
-            try:
-                item = self._queue.get(timeout=_POLL_S)
-            except queue.Empty:
-                continue
+            item = self._taken()
             if not isinstance(item, _End):
                 return item
             self._ended = item
             if item.error is not None:
                 raise item.error
         raise StopIteration
+
+    def _taken(self) -> T | _End:
+        with waiting("items", self._name):
+            while not self._stop.is_set():
+                try:
+                    item = self._queue.get(timeout=_POLL_S)
+                except queue.Empty:
+                    continue
+                if self._gauge is not None:
+                    self._gauge.moved(-1)
+                return item
+        raise Closed
 
     def close(self) -> None:
         """Stop the thread, close the source, and wait for both (ten seconds at most)."""

@@ -114,13 +114,14 @@ class _Remembering:
 
     Args:
         segmenter: The segmenter.
-        square_size: Its (height, width) for squares; with it frames are looked at in all the ways
-            in which the whole job looks at them.
+        network: The same, as what can look in different ways: frames are looked at in all the ways
+            in which the whole job looks at them, and only those that it looks at.
     """
 
-    def __init__(self, segmenter: Segmenter, square_size: tuple[int, int]) -> None:
+    def __init__(self, segmenter: Segmenter, network: Versatile) -> None:
         self.name = segmenter.name
-        self.square_size = square_size
+        self.square_size = network.square_size
+        self.is_slow = network.is_slow
         self._segmenter = segmenter
         self._known: dict[tuple[tuple[int, ...], bytes], NDArray[np.float32]] = {}
 
@@ -163,9 +164,7 @@ def _makers(
         if key not in loaded:
             made = pipeline.load(job, info, on_download=on_download)
             # The smoother has other plans with a keyer, which it knows by its class.
-            loaded[key] = (
-                _Remembering(made, made.square_size) if isinstance(made, Versatile) else made
-            )
+            loaded[key] = _Remembering(made, made) if isinstance(made, Versatile) else made
         makers[caption] = loaded[key]
     return makers
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from vidbg import machine
+from vidbg.profile import waiting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +99,8 @@ class Room:
                     max(0, free - sum(growing)) >> 20,
                 )
                 has_said = True
-            stop.wait(5 * _POLL_S)
+            with waiting("turn"):
+                stop.wait(5 * _POLL_S)
 
     def settle(self, job: Path) -> None:
         """Take note that a job has all the memory that it is going to take."""
@@ -131,6 +133,11 @@ class SharedNetwork:
         return self._network.input_size(width, height, sar)
 
     @property
+    def is_slow(self) -> bool:
+        """Whether the network is."""
+        return self._network.is_slow
+
+    @property
     def square_size(self) -> tuple[int, int]:
         """The network's own (height, width) for squeezed pictures."""
         return self._network.square_size
@@ -158,9 +165,10 @@ class SharedNetwork:
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
-        while not self._turn.acquire(timeout=_POLL_S):
-            if self._stop.is_set():
-                raise KeyboardInterrupt
+        with waiting("turn"):
+            while not self._turn.acquire(timeout=_POLL_S):
+                if self._stop.is_set():
+                    raise KeyboardInterrupt
         try:
             yield
         finally:
@@ -172,7 +180,7 @@ def cores_for(jobs: int) -> Iterator[None]:
     """Give each of so many jobs its share of the cores, where that changes no result."""
     threads = cv2.getNumThreads()
     machine.share_cores(jobs)
-    cv2.setNumThreads(machine.cores_per_job())
+    cv2.setNumThreads(machine.cores_per_stage())
     try:
         yield
     finally:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vidbg.cli import profiling
 from vidbg.cli.config import NAME, Settings, matches
 from vidbg.cli.main import EXIT_FAILED, EXIT_INTERRUPTED
+from vidbg.profile import Meter, stage
 
 if TYPE_CHECKING:
     from vidbg.batch import Task
@@ -112,11 +114,15 @@ def run(inputs: Sequence[Path], settings: Settings, make_job: MakeJob) -> int:
     """
     options = settings.common()
     _check(inputs, options)
-    from vidbg import batch, machine
-    from vidbg.cli.overview import Overview
-    from vidbg.errors import InputError
-    from vidbg.ledger import Ledger
-    from vidbg.watch import Arrivals
+    meter = None
+    if options["profile"]:
+        meter = click.get_current_context().with_resource(Meter())
+    with stage("start-up"):
+        from vidbg import batch, machine
+        from vidbg.cli.overview import Overview
+        from vidbg.errors import InputError
+        from vidbg.ledger import Ledger
+        from vidbg.watch import Arrivals
 
     wanted = options["jobs"]
     jobs = max(1, machine.cores() // _CORES_PER_JOB) if wanted == "auto" else int(wanted)
@@ -162,6 +168,10 @@ def run(inputs: Sequence[Path], settings: Settings, make_job: MakeJob) -> int:
                 overview.expect(len(arrived))
                 return arrived
 
+        def finish(*, is_interrupted: bool) -> None:
+            told = None if meter is None else profiling.told(meter, options, is_batch=True)
+            overview.finish(is_interrupted=is_interrupted, profile=told)
+
         try:
             batch.process(
                 tasks,
@@ -172,12 +182,12 @@ def run(inputs: Sequence[Path], settings: Settings, make_job: MakeJob) -> int:
                 arrivals=arrivals,
             )
         except KeyboardInterrupt:
-            overview.finish(is_interrupted=True)
+            finish(is_interrupted=True)
             # It is how watching ends.
             if not options["watch"] or overview.was_cut_short:
                 return EXIT_INTERRUPTED
         else:
-            overview.finish(is_interrupted=False)
+            finish(is_interrupted=False)
         return EXIT_FAILED if overview.has_failures else 0
 
 

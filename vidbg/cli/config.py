@@ -41,7 +41,7 @@ _UNSETTABLE = frozenset(
 )
 # Of a whole run, not of one clip.
 _OF_A_RUN = frozenset(
-    {"output", "bg_dir", "recursive", "jobs", "force", "watch", "quiet", "verbose"}
+    {"output", "bg_dir", "recursive", "jobs", "force", "watch", "profile", "quiet", "verbose"}
 )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vidbg.cli.parameters import Device, Key, Length, Rate, Share, Time
+from vidbg.cli.parameters import Device, Every, Key, Length, Rate, Share, Time
 
 if TYPE_CHECKING:
     from vidbg.job import Matting
@@ -40,9 +40,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+        type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8"]),
         default="auto",
         show_default=True,
+        help="What the network computes in. auto: fp16 on CUDA; on a CPU int8 for the models that "
+        "are measured for it, fp32 for others.",
     ),
     click.option("--key", type=Key(), help="Screen colour for --model chroma. Default: auto."),
     click.option(
@@ -61,6 +63,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         default="1",
         show_default=True,
         help="How often the network looks at each frame: more is slower and better.",
+    ),
+    click.option(
+        "--every",
+        type=Every(),
+        metavar="auto|N",
+        default="auto",
+        show_default=True,
+        help="Which frames the network looks at: every Nth, 1 (all of them, slower) to 12, or as "
+        "many as the clip needs. The matte is carried to the frames between along the motion.",
     ),
     click.option(
         "--smooth",
@@ -173,6 +184,7 @@ def matting_fields(options: dict[str, Any]) -> Matting:
         "similarity": _or(options["similarity"], chroma.DEFAULT_SIMILARITY),
         "smoothness": _or(options["smoothness"], chroma.DEFAULT_SMOOTHNESS),
         "looks": int(options["looks"]),
+        "every": None if options["every"] == "auto" else int(options["every"]),
         "smooth": options["smooth"],
         "edges": options["edges"],
         "keep": options["keep"],

@@ -20,6 +20,7 @@ from vidbg.cli.reporting import _fps, clock, logging_to_stderr
 
 if TYPE_CHECKING:
     from vidbg.batch import Event, Outcome
+    from vidbg.cli.profiling import Told
     from vidbg.job import Progress
 
 _LINE_EVERY_S = 10.0
@@ -226,12 +227,22 @@ class Overview:
         elif self._is_due(None, _LINE_EVERY_S):
             self.say(f"weights: {had / 1e6:.1f} of {total / 1e6:.1f} MB")
 
-    def finish(self, *, is_interrupted: bool) -> None:
-        """Say what became of all clips: a table, those that failed last, with their causes."""
+    def finish(self, *, is_interrupted: bool, profile: Told | None = None) -> None:
+        """Say what became of all clips: a table, those that failed last, with their causes.
+
+        Args:
+            is_interrupted: Ctrl-C ended it.
+            profile: Where the time went, if that was asked for.
+        """
         self._close_bars()
         if self._as_json:
-            self._emit_summary(is_interrupted)
+            self._emit_summary(is_interrupted, profile)
             return
+        self._sum_up(is_interrupted)
+        if profile is not None:
+            click.echo("\n".join(profile.lines), err=True)
+
+    def _sum_up(self, is_interrupted: bool) -> None:
         if self._quiet:
             return
         seconds = clock(time.monotonic() - self._began_s)
@@ -254,7 +265,7 @@ class Overview:
             if outcome.state == "failed":
                 click.echo(printable(_failure(outcome)), err=True)
 
-    def _emit_summary(self, is_interrupted: bool) -> None:
+    def _emit_summary(self, is_interrupted: bool, profile: Told | None) -> None:
         states = [outcome.state for outcome in self._outcomes]
         event = {
             "event": "summary",
@@ -271,6 +282,7 @@ class Overview:
                 }
                 for outcome in _failures_last(self._outcomes)
             ],
+            **({} if profile is None else {"profile": profile.fields}),
         }
         click.echo(json.dumps(event))
 

@@ -15,6 +15,8 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
 _RATE = re.compile(r"(\d{1,9}(?:\.\d{0,9})?)(?:/(\d{1,9}))?", re.ASCII)
 _BIT_RATE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kM]?)", re.ASCII)
 _SIZE = re.compile(r"(-1|\d{1,5})[xX:](-1|\d{1,5})", re.ASCII)
+# As keyframes.MOST_FRAMES has it, which takes a quarter of a second to import.
+_MOST_APART = 12
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
@@ -113,6 +115,21 @@ class Length(_Number):
 
     def __init__(self) -> None:
         super().__init__(0, 200)
+
+
+class Every(click.ParamType):  # type: ignore[type-arg]
+    """Every how many frames: a number, or "auto"."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, once it is known to be one of the two."""
+        text = str(value)
+        if text != "auto" and not (
+            text.isdecimal() and text.isascii() and 1 <= int(text) <= _MOST_APART
+        ):
+            self.fail(f"{value!r} is neither auto nor a number from 1 to {_MOST_APART}", param, ctx)
+        return text
 
 
 class Key(click.ParamType):  # type: ignore[type-arg]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 if TYPE_CHECKING:
+    from vidbg.cli.profiling import Told
     from vidbg.frames import VideoInfo
     from vidbg.job import Job, Progress, Result
 
@@ -197,8 +198,8 @@ class Reporter:
         elif not self._quiet and self._is_due(_LINE_EVERY_S):
             click.echo(f"{count}/{total} pictures", err=True)
 
-    def done(self, result: Result) -> None:
-        """Say what was made: the paths on standard output."""
+    def done(self, result: Result, profile: Told | None = None) -> None:
+        """Say what was made, the paths on standard output; and where the time went, if asked."""
         if self._bar is not None:
             self._bar.close()
         fps = _fps(result)
@@ -213,12 +214,16 @@ class Reporter:
                 seconds=round(result.seconds, 3),
                 fps=round(fps, 2),
                 lost_frames=result.lost_frames,
+                **({} if profile is None else {"profile": profile.fields}),
             )
-        elif not self._quiet:
+            return
+        if not self._quiet:
             frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
             click.echo(f"{frames} in {clock(result.seconds)} ({fps:.1f} fps)", err=True)
             for path in (result.output, *result.also):
                 click.echo(os.fsencode(path))
+        if profile is not None:
+            click.echo("\n".join(profile.lines), err=True)
 
     def _emit(self, event: str, **fields: object) -> None:
         click.echo(json.dumps({"event": event, **fields}))

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidbg import __version__
-from vidbg.cli import batch
+from vidbg.cli import batch, profiling
 from vidbg.cli.config import as_toml, settings_for
 from vidbg.cli.matting import background_options, matting_fields, matting_options, was_given
 from vidbg.cli.parameters import BitRate, FolderPath, OutputPath, Rate, Size, Time
 from vidbg.media.formats import CONTAINERS, HARDWARE, VIDEO_CODECS
+from vidbg.profile import Meter, stage
 
 if TYPE_CHECKING:
     from vidbg.job import Job
@@ -160,6 +161,12 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 )
 @matting_options
 @batch.batch_options
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Say at the end where the time went: stage by stage, which one was slowest, and what "
+    "makes it faster.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for scripts.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless it fails.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -192,12 +199,14 @@ def run(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> int:
     source = sources[0] if is_stored else str(inputs[0])
     options = {"source": source, **settings.of_clip(Path(inputs[0].name))}
     kind = kind_of(options)
+    meter = ctx.with_resource(Meter()) if options["profile"] else None
     # Imported late: --help and wrong usage need neither OpenCV nor FFmpeg.
-    from vidbg.cli.reporting import Reporter
+    with stage("start-up"):
+        from vidbg.cli.reporting import Reporter
 
-    _check_urls(options)
-    job = job_of(kind, options)
-    from vidbg import pipeline
+        _check_urls(options)
+        job = job_of(kind, options)
+        from vidbg import pipeline
 
     reporter = Reporter(
         job,
@@ -212,7 +221,7 @@ def run(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> int:
             on_progress=reporter.progress,
             on_download=reporter.download,
         )
-        reporter.done(result)
+        reporter.done(result, None if meter is None else profiling.told(meter, options))
     return 0
 
 

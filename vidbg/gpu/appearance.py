@@ -47,34 +47,34 @@ def corrected(rgb: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
     Returns:
         float32 ``(B, h, w)`` in 0..1.
     """
-    side = sibling._WINDOW_PX
-    least, most = sibling._SURE
+    side = sibling.WINDOW_PX
+    least, most = sibling.SURE
     # How far the window's surest pixel is from sure background, and from sure foreground.
     both = torch.stack([matte, 1 - matte], dim=1)
     unsure = F.max_pool2d(both, side, stride=1, padding=side // 2).amin(dim=1)
     freedom = ((unsure - least) / (most - least)).clamp_(0, 1)
     lab = _lab(rgb)
-    odds = _log_odds(matte) + sibling._RATIO_SHARE * _log_ratio(lab, matte)
+    odds = _log_odds(matte) + sibling.RATIO_SHARE * _log_ratio(lab, matte)
     near = _log_odds(_local_mean(lab, torch.sigmoid(odds)))
-    odds = odds + sibling._GRID_SHARE * (near - odds)
+    odds = odds + sibling.GRID_SHARE * (near - odds)
     drawn = _guided(rgb, torch.sigmoid(odds))
-    drawn = gaussian(drawn.unsqueeze(1), sibling._STAIRCASE_SIGMA_PX).squeeze(1)
+    drawn = gaussian(drawn.unsqueeze(1), sibling.STAIRCASE_SIGMA_PX).squeeze(1)
     drawn = (drawn - matte) * (freedom * _trust(matte)) + matte
     return drawn.clamp_(0, 1)
 
 
 def _trust(matte: torch.Tensor) -> torch.Tensor:
     """Return how far each frame's matte is believed to know the subject, 0 to 1, ``(B, 1, 1)``."""
-    least, most = sibling._UNSURE
+    least, most = sibling.UNSURE
     unsure = ((matte > least) & (matte < most)).sum(dim=(1, 2), keepdim=True)
     foreground = (matte > 0.5).sum(dim=(1, 2), keepdim=True)
-    enough, too_much = (share * foreground for share in sibling._UNSURE_PER_FOREGROUND)
+    enough, too_much = (share * foreground for share in sibling.UNSURE_PER_FOREGROUND)
     share = (too_much - unsure) / (too_much - enough).clamp_min(1e-6)
     return torch.where(unsure <= enough, torch.ones_like(share), share.clamp(0, 1))
 
 
 def _log_odds(probability: torch.Tensor) -> torch.Tensor:
-    least = 1 / (1 + math.exp(sibling._LARGEST_LOG_ODDS))
+    least = 1 / (1 + math.exp(sibling.LARGEST_LOG_ODDS))
     return torch.logit(probability, eps=least)
 
 
@@ -99,15 +99,13 @@ def _xyz_of_rgb(device: torch.device) -> torch.Tensor:
 
 def _log_ratio(lab: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
     """Return how much likelier each pixel's colour is in the foreground, as a logarithm."""
-    shape = sibling._GLOBAL_BINS
+    shape = sibling.GLOBAL_BINS
     bins = [lab[..., axis] * size >> 8 for axis, size in enumerate(shape)]
     place = (bins[0] * shape[1] + bins[1]) * shape[2] + bins[2]
-    density = _densities(
-        place, matte, sibling._GLOBAL_LOG2_POWER, shape, sibling._GLOBAL_SIGMA_BINS
-    )
+    density = _densities(place, matte, sibling.GLOBAL_LOG2_POWER, shape, sibling.GLOBAL_SIGMA_BINS)
     density = density / density.sum(dim=2, keepdim=True).clamp_min(1e-6)
-    density = density + sibling._LEAST_DENSITY / math.prod(shape)
-    most = sibling._LARGEST_LOG_RATIO
+    density = density + sibling.LEAST_DENSITY / math.prod(shape)
+    most = sibling.LARGEST_LOG_RATIO
     ratio = (density[:, 0] / density[:, 1]).log_().clamp_(-most, most)
     # Single pixels that fall into the wrong bin are specks.
     return box_mean(_looked_up(ratio, place).unsqueeze(1), 3).squeeze(1)
@@ -116,18 +114,18 @@ def _log_ratio(lab: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
 def _local_mean(lab: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
     """Return the mean of the matte over pixels near by and of like colour."""
     height, width = matte.shape[1:]
-    side = -(-max(height, width) // sibling._GRID_CELLS)
-    luma_bins, *chroma_bins = sibling._GRID_BINS
+    side = -(-max(height, width) // sibling.GRID_CELLS)
+    luma_bins, *chroma_bins = sibling.GRID_BINS
     shape = (-(-height // side), -(-width // side), luma_bins, *chroma_bins)
     rows, columns = (torch.arange(size, device=lab.device) // side for size in (height, width))
     place = rows[:, None] * shape[1] + columns
     place = place * luma_bins + (lab[..., 0] * luma_bins >> 8)
     for channel, bins in enumerate(chroma_bins, start=1):
         # Colours are few and near grey; the strong ones share the outermost bins.
-        levels = sibling._GRID_CHROMA_LEVELS
+        levels = sibling.GRID_CHROMA_LEVELS
         from_grey = lab[..., channel] - (128 - bins * levels // 2)
         place = place * bins + (from_grey // levels).clamp_(0, bins - 1)
-    density = _densities(place, matte, sibling._GRID_LOG2_POWER, shape, sibling._GRID_SIGMA_BINS)
+    density = _densities(place, matte, sibling.GRID_LOG2_POWER, shape, sibling.GRID_SIGMA_BINS)
     # Every pixel is in its own bin, so that no sum is nought.
     total = (density[:, 0] + density[:, 1]).clamp_min(torch.finfo(torch.float32).tiny)
     return _looked_up(density[:, 0] / total, place).clamp_(0, 1)
@@ -174,7 +172,13 @@ def _densities(
 
 @lru_cache(maxsize=32)
 def _blur(size: int, sigma: float, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(sibling._gaussian(size, sigma)).to(device)
+    """Return the matrix that blurs a row of ``size`` bins by the sibling's kernel."""
+    kernel = sibling.gaussian(size, sigma)
+    reach = len(kernel) // 2
+    matrix = torch.zeros(size, size)
+    for offset, weight in zip(range(-reach, reach + 1), kernel.tolist(), strict=True):
+        matrix.diagonal(offset).fill_(weight)
+    return matrix.to(device)
 
 
 def _guided(rgb: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
@@ -184,7 +188,7 @@ def _guided(rgb: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
         rgb: uint8 ``(B, h, w, 3)``.
         matte: float32 ``(B, h, w)`` in 0..1.
     """
-    side = sibling._WINDOW_PX
+    side = sibling.WINDOW_PX
     guide = rgb.permute(0, 3, 1, 2).float() / 255
     values = torch.cat([guide, matte.unsqueeze(1)], dim=1)
     pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3))
@@ -193,7 +197,7 @@ def _guided(rgb: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
     first, products = means[:, :4], means[:, 4:]
     covariances = products - first[:, ones] * first[:, others]
     rr, rg, rb, gg, gb, bb, rm, gm, bm = covariances.unbind(dim=1)
-    rr, gg, bb = (variance + sibling._FLAT_VARIANCE for variance in (rr, gg, bb))
+    rr, gg, bb = (variance + sibling.FLAT_VARIANCE for variance in (rr, gg, bb))
     # The inverse of a symmetric matrix of three, by cofactors.
     c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
     c11, c12, c22 = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from vidbg.gpu.resize import padded
+from vidbg.profile import stage
 
 if TYPE_CHECKING:
     from vidbg.frames import PlaneFormat
@@ -16,6 +17,7 @@ TOPS: Final = {torch.uint8: 255, torch.uint16: 65535}
 """Full alpha, by dtype."""
 
 
+@stage("composite")
 def alpha_planes(alpha: torch.Tensor, format: PlaneFormat) -> Tensors:
     """Return the alpha of each plane, as :func:`vidbg.composite.alpha_planes` does, exactly.
 
@@ -70,6 +72,7 @@ def _cell_sums(samples: torch.Tensor, factor: int, is_cosited: bool) -> torch.Te
     return sums
 
 
+@stage("composite")
 def over(planes: Tensors, background: Tensors, alphas: Tensors) -> Tensors:
     """Return ``planes`` composited over ``background``: F·a + B·(1 - a), plane by plane.
 

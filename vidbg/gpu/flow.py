@@ -164,7 +164,7 @@ def agreement(forward: torch.Tensor, backward: torch.Tensor, slack_px: float) ->
     back = warp(backward, forward)
     motion = (forward * forward + back * back).sum(dim=1)
     error = (forward + back).square_().sum(dim=1)
-    return torch.exp(-error / (sibling._SLACK_PER_MOTION * motion + slack_px * slack_px))
+    return torch.exp(-error / (sibling.SLACK_PER_MOTION * motion + slack_px * slack_px))
 
 
 def _halved(luma: torch.Tensor) -> torch.Tensor:

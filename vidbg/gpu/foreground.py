@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that everybody kno
 from vidbg.gpu.composite import TOPS
 from vidbg.gpu.resize import grown, padded, shrunk
 from vidbg.matting import foreground as sibling
+from vidbg.profile import stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vidbg.gpu.frames import Tensors
 
 
+@stage("foreground")
 def estimate_foreground(planes: Tensors, alphas: Tensors, format: PlaneFormat) -> Tensors:
     """Return frames with the subject's own colour at soft edges.
 
@@ -45,6 +47,7 @@ def estimate_foreground(planes: Tensors, alphas: Tensors, format: PlaneFormat) -
     return first, second, third
 
 
+@stage("foreground")
 def extend_foreground(planes: Tensors, alphas: Tensors, format: PlaneFormat) -> Tensors:
     """Return frames that continue the subject's colour smoothly where nothing of it is.
 
@@ -85,20 +88,20 @@ def _estimated(
 ) -> tuple[torch.Tensor, ...]:
     """Return planes ``(B, H, W)`` that share one alpha with the foreground's colour."""
     cell = _cell(log2_subsampling)
-    tile = cell[0] * sibling._TILE_CELLS, cell[1] * sibling._TILE_CELLS
+    tile = cell[0] * sibling.TILE_CELLS, cell[1] * sibling.TILE_CELLS
     top = TOPS[alpha.dtype]
     codes = _whole(alpha.float(), tile)
     opacity = codes / top
     samples = torch.stack([_whole(plane.float(), tile) for plane in planes], dim=1)
 
-    margin = int(sibling._CERTAIN * top)
+    margin = int(sibling.CERTAIN * top)
     is_soft = ((codes > margin) & (codes < top - margin)).float()
     soft_tiles = F.max_pool2d(is_soft, tile) > 0
-    soft_cells = _enlarged(soft_tiles, sibling._TILE_CELLS, sibling._TILE_CELLS).unsqueeze(1)
+    soft_cells = _enlarged(soft_tiles, sibling.TILE_CELLS, sibling.TILE_CELLS).unsqueeze(1)
     corners = codes[:, :: tile[0], :: tile[1]] > top / 2
-    settled = _enlarged(corners, sibling._TILE_CELLS, sibling._TILE_CELLS).unsqueeze(1).float()
+    settled = _enlarged(corners, sibling.TILE_CELLS, sibling.TILE_CELLS).unsqueeze(1).float()
 
-    power = sibling._LOG2_POWER_SUBSAMPLED if any(log2_subsampling) else sibling._LOG2_POWER
+    power = sibling.LOG2_POWER_SUBSAMPLED if any(log2_subsampling) else sibling.LOG2_POWER
     means = F.avg_pool2d(samples, cell)
     sums = []
     for share, is_certain in ((opacity, settled), (1 - opacity, 1 - settled)):
@@ -146,7 +149,7 @@ def _extended(
 
 def _cell(log2_subsampling: tuple[int, int]) -> tuple[int, int]:
     """Return the (rows, columns) of a cell of the pyramid's finest grid."""
-    rows, columns = (1 << sibling._LOG2_CELL_PX >> log2 for log2 in log2_subsampling)
+    rows, columns = (1 << sibling.LOG2_CELL_PX >> log2 for log2 in log2_subsampling)
     return rows, columns
 
 
@@ -175,12 +178,12 @@ def _pull_push(sums: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
     while max(sums.shape[2:]) > 1:
         sums = shrunk(sums, -(-sums.shape[2] // 2), -(-sums.shape[3] // 2))
         levels.append(sums)
-    least = sibling._LEAST_WEIGHT
+    least = sibling.LEAST_WEIGHT
     filled = (sums[:, :-1] + fallback * least) / (sums[:, -1:] + least)
     for sums in levels[-2::-1]:
         filled = grown(filled, sums.shape[2], sums.shape[3])
         weight = sums[:, -1:]
         # own·(mean - filled), where own / weight has no division by zero in it.
-        gain = weight.clamp_min(1e-12).reciprocal_().clamp_max_(sibling._OWN_SHARE)
+        gain = weight.clamp_min(1e-12).reciprocal_().clamp_max_(sibling.OWN_SHARE)
         filled = filled + (sums[:, :-1] - filled * weight) * gain
     return filled

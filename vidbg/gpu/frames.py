@@ -54,14 +54,11 @@ class DeviceMatted:
         frames: The frames.
         thumbnails: The frames at the network's own size, uint8 R'G'B' ``(B, h, w, 3)``.
         matte: float32 ``(B, h, w)`` in 0..1, straight, at the thumbnails' size.
-        is_seen: For each frame, whether a network has looked at it: bool ``(B,)``, in the host's
-            memory. What a frame that none has seen holds for a matte has no say in others' mattes.
     """
 
     frames: DeviceFrames
     thumbnails: torch.Tensor
     matte: torch.Tensor
-    is_seen: torch.Tensor
 
     def part(self, start: int, stop: int) -> DeviceMatted:
         """Return the frames from ``start`` to before ``stop`` as views."""
@@ -70,7 +67,6 @@ class DeviceMatted:
             self.frames.part(start, stop),
             self.thumbnails[chosen],
             self.matte[chosen],
-            self.is_seen[chosen],
         )
 
 

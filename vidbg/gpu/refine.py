@@ -13,6 +13,7 @@ import torch
 from vidbg.gpu.appearance import corrected
 from vidbg.gpu.composite import TOPS
 from vidbg.gpu.resize import resized
+from vidbg.profile import stage
 
 if TYPE_CHECKING:
     from vidbg.gpu.frames import DeviceMatted
@@ -21,6 +22,7 @@ EDGES: Final = ("off", "fast")
 """The refinements that there are on a device."""
 
 
+@stage("refine")
 def finish_matte(matted: DeviceMatted, edges: str) -> torch.Tensor:
     """Return the alphas of frames, at luma size: the sibling's, mostly to the code.
 

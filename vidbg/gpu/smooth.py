@@ -20,6 +20,7 @@ from vidbg.gpu.graphs import Graphs
 from vidbg.gpu.resize import box_mean, gaussian, grown, resized, shrunk
 from vidbg.temporal import scenes
 from vidbg.temporal import smooth as sibling
+from vidbg.temporal import trust as trusts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,9 +90,6 @@ def smooth(
     Count, order, frames and thumbnails stay as they are; so do the sizes of the batches. A batch
     comes out when LOOKAHEAD_FRAMES frames more have come in, or the clip has ended.
 
-    A frame that no network has seen has no vote of its own, and gets the mean of those of the
-    frames around it; where none counts for anything, what it had for a matte stays.
-
     Args:
         batches: Consecutive frames with their mattes, all of one size.
         strength: What the vote of another frame counts against a frame's own. 0 leaves
@@ -112,7 +110,7 @@ def _steady(
     """Yield each batch with the mattes that come out of the passes."""
     held: deque[DeviceMatted] = deque()
     runs = _shots(batches, held, downloads)
-    steps = sibling._STEPS
+    steps = sibling.STEPS
     graphs = Graphs()
     for step, following in zip(steps, (*steps[1:], 0), strict=True):
         runs = _exchanged(runs, step, strength, graphs, is_repeated=step == following)
@@ -173,9 +171,9 @@ def _shots(
 
 def _sketches(thumbnails: torch.Tensor, downloads: Downloads) -> Leaving:
     """Begin to bring down what :func:`vidbg.temporal.scenes.sketch` returns of each frame."""
-    side = scenes._SIDE_PX
+    side = scenes.SKETCH_SIDE_PX
     small = resized(_luma(thumbnails), side, side).round()
-    return downloads.fetch([gaussian(small.unsqueeze(1), scenes._BLUR_PX).squeeze(1)])
+    return downloads.fetch([gaussian(small.unsqueeze(1), scenes.SKETCH_BLUR_PX).squeeze(1)])
 
 
 def _luma(rgb: torch.Tensor) -> torch.Tensor:
@@ -190,10 +188,8 @@ def _run(batch: DeviceMatted) -> _Run:
     height, width = matte.shape[1:]
     pictures = batch.thumbnails.permute(0, 3, 1, 2).float()
     colours = shrunk(pictures, (height + 1) // 2, (width + 1) // 2).round_()
-    least = sibling._LEAST_CONFIDENCE
+    least = sibling.LEAST_CONFIDENCE
     weight = least + (1 - least) * (2 * matte - 1) ** 4
-    if not bool(batch.is_seen.all()):
-        weight = weight * _flags(batch.is_seen, matte.device)
     return _Run((0,) * len(batch.frames), _luma(batch.thumbnails), colours, matte, weight)
 
 
@@ -245,9 +241,7 @@ def _votes(voters: _Run, motion: torch.Tensor, trust: torch.Tensor) -> torch.Ten
 def _settled(run: _Run, sums: torch.Tensor, strength: float, bonds: _Bonds | None) -> _Run:
     """Return frames with the votes as their mattes, weights in 0..1 again."""
     weight, value = sums.unbind(dim=1)
-    least = torch.finfo(torch.float32).tiny
-    matte = torch.where(weight > least, value / weight.clamp_min(least), run.matte)
-    return replace(run, matte=matte, weight=weight / (1 + 2 * strength), bonds=bonds)
+    return replace(run, matte=value / weight, weight=weight / (1 + 2 * strength), bonds=bonds)
 
 
 def _bonded(first: _Run, second: _Run, strength: float, graphs: Graphs) -> _Bonds:
@@ -258,9 +252,9 @@ def _bonded(first: _Run, second: _Run, strength: float, graphs: Graphs) -> _Bond
     here = torch.cat([first.colours, second.colours])
     there = torch.cat([second.colours, first.colours])
 
-    trust = agreement(motion, returns, 0.5 * sibling._SLACK_PX)
+    trust = agreement(motion, returns, trusts.SLACK_PX)
     apart = (warp(there, motion) - here).abs_().amax(dim=1, keepdim=True)
-    difference = box_mean(apart, 3).squeeze(1) / sibling._COLOUR_LEVELS
+    difference = box_mean(apart, 3).squeeze(1) / trusts.COLOUR_LEVELS
     trust = strength * trust * torch.exp(-difference * difference)
     trust = grown(trust, *first.matte.shape[1:])
     whole = _doubled(motion, first.matte.shape[1], first.matte.shape[2])

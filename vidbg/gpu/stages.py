@@ -4,6 +4,10 @@ What is done is what :mod:`vidbg.pipeline` does, by the siblings in this package
 device busy: one sends frames up, one starts the network, one the rest and the way down, while the
 decoder's and the encoders' are at work on other frames.
 
+Stages are marked for :mod:`vidbg.profile` as their siblings are, but starting a kernel is not
+waiting for it: "network" and "smooth", which look at results, take what the device does until then,
+the others what it takes to start them, and "download" all that is still to be done.
+
 Some jobs are of no use here, or not possible (:func:`obstacle`): they are made as on the CPU, their
 network alone on the device.
 """
@@ -29,6 +33,7 @@ from vidbg.gpu.thumbnail import planes_to_rgb
 from vidbg.gpu.transfer import Downloads, Uploads
 from vidbg.matting.refine import AS_IT_IS, Controls
 from vidbg.prefetch import Prefetch
+from vidbg.profile import stage
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -87,6 +92,7 @@ def obstacle(
     *,
     despill: bool,
     blurs: bool,
+    carries: bool,
 ) -> str | None:
     """Return what of a job there is no form of on a device, or None.
 
@@ -96,6 +102,7 @@ def obstacle(
         controls: What is wanted otherwise about the mattes.
         despill: The old background's tint is taken off the subject.
         blurs: The background is the clip's own, blurred.
+        carries: Mattes are carried to frames that the network does not look at.
     """
     if edges not in refine.EDGES:
         return f"--edges {edges}"
@@ -105,6 +112,8 @@ def obstacle(
         return "--despill"
     if blurs:
         return "--bg blur"
+    if carries:
+        return "--every"
     if colours.is_hdr(info.colour):
         return "HDR"
     return None
@@ -192,7 +201,7 @@ class Stages:
             Prefetch(reader, _AHEAD, "decode") as frames,
             Prefetch(self._sent(frames), _AHEAD, "upload") as sent,
             Prefetch(self._matted(sent), _AHEAD, "segment") as matted,
-            Prefetch(self._leaving(matted, behind, first, stop), _AHEAD, "finish") as leaving,
+            Prefetch(self._leaving(matted, behind, first, stop), _AHEAD, "composite") as leaving,
         ):
             # Upstream first: a stage that waits for frames is let go by the one it waits for.
             try:
@@ -216,6 +225,7 @@ class Stages:
             yield self.segment(arrived())
             del arrived
 
+    @stage("network")
     @torch.no_grad()
     def segment(self, frames: DeviceFrames) -> DeviceMatted:
         """Return frames with the mattes that the network sees in them.
@@ -223,12 +233,11 @@ class Stages:
         Sibling of :func:`vidbg.pipeline.segment` and :func:`vidbg.matting.views.seen`.
         """
         thumbnails = planes_to_rgb(frames.planes, frames.format, self._colour, self._size)
-        count = len(frames)
-        is_seen = torch.ones(count, dtype=torch.bool)
         if self._turns is None:
-            return DeviceMatted(frames, thumbnails, self._segmenter.on_device(thumbnails), is_seen)
-        views = [self._turns[(frames.first_index + n) % len(self._turns)] for n in range(count)]
-        return DeviceMatted(frames, thumbnails, self._seen(frames, thumbnails, views), is_seen)
+            return DeviceMatted(frames, thumbnails, self._segmenter.on_device(thumbnails))
+        indices = range(frames.first_index, frames.first_index + len(frames))
+        views = [self._turns[index % len(self._turns)] for index in indices]
+        return DeviceMatted(frames, thumbnails, self._seen(frames, thumbnails, views))
 
     def _seen(
         self, frames: DeviceFrames, thumbnails: torch.Tensor, views: Sequence[Sequence[View]]
@@ -269,7 +278,7 @@ class Stages:
         """Smooth and finish; yield what waits for the results on their way down."""
         backdrop = None if behind is None else Backdrop(behind, self._uploads)
         portions = Portions(1 << 30, "the finishing")
-        for batch in smooth(matted, self._strength, self._downloads):
+        for batch in stage("smooth").each(smooth(matted, self._strength, self._downloads)):
             index, count = batch.frames.first_index, len(batch.frames)
             end = count if stop is None else min(count, stop - index)
             start = max(0, first - index)
@@ -375,6 +384,7 @@ class _Sent:
     def __init__(self, arriving: Arriving, format: PlaneFormat, first_index: int) -> None:
         self._arriving, self._format, self._first_index = arriving, format, first_index
 
+    @stage("upload")
     def __call__(self) -> DeviceFrames:
         first, second, third, *own = self._arriving.arrived()
         return DeviceFrames(
@@ -395,6 +405,7 @@ class _Leaving:
     ) -> None:
         self._leaving, self._places = leaving, places
 
+    @stage("download")
     def __call__(self) -> tuple[Shown, ...]:
         arrays = self._leaving.arrays()
         shown: list[Shown] = []
@@ -423,6 +434,7 @@ class Backdrop:
         self._there: Tensors | None = None
         self._taken = 0
 
+    @stage("background")
     def take(self, count: int) -> Tensors:
         """Return the background of the next frames, or ``(1, ...)`` if it is a still.
 

@@ -10,22 +10,24 @@ import torch
 
 from vidbg import colour as colours
 from vidbg.gpu.resize import padded, resized
+from vidbg.profile import stage
 
 if TYPE_CHECKING:
     from vidbg.frames import Colour, PlaneFormat
     from vidbg.gpu.frames import Tensors
 
 
+@stage("thumbnail")
 def planes_to_rgb(
     planes: Tensors, format: PlaneFormat, colour: Colour, size: tuple[int, int]
 ) -> torch.Tensor:
     """Return frames as 8-bit R'G'B' for a network to look at.
 
     Planes are brought to the size and rounded to their own depth where the sibling does that. Its
-    results come out, but for ties that floating point breaks another way and for OpenCV's
-    interpolation by weights of 11 bits: a sample of a plane is off by one then, and R'G'B' by up to
-    two levels (the matrices' largest weight), in fewer than one of a thousand samples of a clip
-    that shrinks.
+    results come out where planes shrink, but for ties that floating point breaks another way. Where
+    they grow, OpenCV interpolates 8 bits by weights of 11, and a code is off by one now and then:
+    R'G'B' by up to three levels, in one of fourteen samples, where chroma alone grows, and by up
+    to four, in one of six, where luma does too. Those of deeper clips are off by one at most.
 
     Args:
         planes: Three tensors ``(B, H, W)``, ``(B, h, w)``, ``(B, h, w)``, uint8 or uint16.

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vidbg.errors import WeightsError
 from vidbg.matting.weights import load_checkpoint
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -131,7 +132,7 @@ def build(name: str) -> nn.Module:
     return ARCHITECTURES[name].build()
 
 
-def architecture_of(state_dict: Mapping[str, Tensor]) -> str:
+def architecture_of(state_dict: Mapping[str, Tensor] | Mapping[str, NDArray[Any]]) -> str:
     """Return the architecture that weights are for, by the names and shapes that tell it.
 
     Whether every other tensor fits as well shows when the network loads them.

@@ -35,6 +35,7 @@ import cv2
 import numpy as np
 
 from vidbg.errors import InputError, VidbgError
+from vidbg.profile import stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,6 +161,7 @@ class ChromaKeyer:
         """Return how many pictures to give at once: 1, since company makes none faster."""
         return 1
 
+    @stage("keyer")
     def __call__(self, rgb: NDArray[np.uint8]) -> Floats:
         """Return the mattes of frames.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from vidbg.matting.appearance import corrected
 from vidbg.matting.closed_form import closed_form
 from vidbg.matting.trimap import trimap
+from vidbg.profile import stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vidbg.frames import MattedBatch, Planes
 
     Floats = NDArray[np.float32]
+    Samples = TypeVar("Samples", NDArray[np.float32], NDArray[np.uint16])
 
 EDGES: Final = ("off", "fast", "fine")
 KEEPS: Final = ("all", "largest")
@@ -64,6 +66,7 @@ class Controls:
 AS_IT_IS: Final = Controls()
 
 
+@stage("refine")
 def finish_matte(
     matted: MattedBatch,
     edges: str = "off",
@@ -77,7 +80,7 @@ def finish_matte(
     "off" and by cubics otherwise, since a corrected edge is as sharp as the matte's pixels allow;
     along one that shrinks it is averaged over area; at the frame's size it stays as it is. Fully
     transparent and fully opaque stay exactly so. The source's own alpha, where it has one, is
-    multiplied in at the end. Everything is rounded once, to nearest. Each frame is by itself.
+    multiplied in at the end. Everything is rounded to nearest. Each frame is by itself.
 
     Args:
         matted: Frames with their mattes, at any size.
@@ -110,6 +113,9 @@ def finish_matte(
         if edges == "fine":
             frame = frames.planes[0][index], frames.planes[1][index], frames.planes[2][index]
             matte = _solved(frame, source_top, matte)
+        if frames.source_alpha is None and controls == AS_IT_IS:
+            _write_codes(matte, alpha[index], is_smooth=edges != "off")
+            continue
         matte = _resized(matte, height, width, is_smooth=edges != "off")
         codes = _controlled(matte, controls) * top
         if frames.source_alpha is not None:
@@ -121,6 +127,27 @@ def finish_matte(
                 codes /= source_top
         alpha[index] = np.rint(codes, out=codes)
     return alpha
+
+
+def _write_codes(
+    matte: Floats, alpha: NDArray[np.uint8] | NDArray[np.uint16], *, is_smooth: bool
+) -> None:
+    """Write a matte to an alpha of the frame's size, by way of 16 bits.
+
+    Half the memory and half the time of float32, and what is out of 0..1 is cut off on the way. A
+    code of 8 bits is another than float32 would give where that is within 1/500 of midway.
+
+    Args:
+        matte: float32 ``(h, w)`` in 0..1, at any size.
+        alpha: uint8 or uint16 ``(H, W)``.
+        is_smooth: As in :func:`_resized`.
+    """
+    codes = np.rint(matte * np.float32(65535)).astype(np.uint16)
+    codes = _resized(codes, *alpha.shape, is_smooth=is_smooth)
+    if alpha.dtype == np.uint8:
+        cv2.convertScaleAbs(codes, dst=cast("Any", alpha), alpha=1 / 257)
+    else:
+        alpha[...] = codes
 
 
 def _solved(frame: Planes, highest: np.float32, matte: Floats) -> Floats:
@@ -214,25 +241,23 @@ def _grown(matte: Floats, by_px: float) -> Floats:
     return near + share * (moved(below + 1) - near) if share else near
 
 
-def _resized(matte: Floats, height: int, width: int, *, is_smooth: bool = False) -> Floats:
-    """Return a matte float32 ``(h, w)`` at another size, with half-pixel centres.
+def _resized(matte: Samples, height: int, width: int, *, is_smooth: bool = False) -> Samples:
+    """Return a matte ``(h, w)`` at another size, with half-pixel centres.
 
     Args:
-        matte: The matte, or a plane of samples.
+        matte: float32, the matte or a plane of samples; or uint16, its codes in 0..65535.
         height: Rows wanted.
         width: Columns wanted.
-        is_smooth: Interpolate by cubics, and keep to 0..1.
+        is_smooth: Interpolate by cubics, and keep to 0..1, or to the codes.
     """
     rows, columns = matte.shape
     # One call does not average one axis and interpolate the other.
     smaller = (min(width, columns), min(height, rows))
     if smaller != (columns, rows):
-        matte = np.asarray(cv2.resize(matte, smaller, interpolation=cv2.INTER_AREA), np.float32)
+        matte = cast("Samples", cv2.resize(matte, smaller, interpolation=cv2.INTER_AREA))
     if smaller != (width, height):
         interpolation = cv2.INTER_CUBIC if is_smooth else cv2.INTER_LINEAR
-        matte = np.asarray(
-            cv2.resize(matte, (width, height), interpolation=interpolation), np.float32
-        )
-        if is_smooth:
+        matte = cast("Samples", cv2.resize(matte, (width, height), interpolation=interpolation))
+        if is_smooth and matte.dtype == np.float32:
             np.clip(matte, 0, 1, out=matte)
     return matte

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 import cv2
 import numpy as np
 
+from vidbg.profile import stage
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -31,6 +33,11 @@ LOOKS: Final = (1, 2, 4)
 @runtime_checkable
 class Versatile(Protocol):
     """A segmenter that knows what it sees in other shapes and mirrored too: it was trained so."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a call takes longer than all else that is done for a frame."""
+        ...
 
     @property
     def square_size(self) -> tuple[int, int]:
@@ -78,6 +85,7 @@ def turns(
     return rounds if in_turn else rounds[:1]
 
 
+@stage("network")
 def seen(
     segmenter: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     picture: Callable[[tuple[int, int], Sequence[int]], NDArray[np.uint8]],

@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +33,8 @@ from vidbg.errors import WeightsError
 from vidbg.lock import take_lock
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     Progress = Callable[[int, int], None]
@@ -50,6 +54,8 @@ _LOCK_POLL_S = 0.2
 _CHUNK_BYTES = 1 << 18
 _REINSTALL = "Reinstall vidbg: pip install --force-reinstall --no-deps vidbg"
 # What a checkpoint may say of its training size: beyond, a picture has no room on any device.
+# Starting PyTorch on a slow machine is most of it.
+_UNPICKLE_S = 120
 _SIDES_PX = range(32, 2049)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -131,6 +137,39 @@ def registry() -> dict[str, ModelSpec]:
         )
         for name, entry in _registry_document()["models"].items()
     }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranges:
+    """How large the maps inside a network become, for running it in 8 bits.
+
+    Attributes:
+        largest: Of each map by its name, float64 (C,), above 0: what its channels stay below,
+            but for a pixel here and there.
+        exact: Convolutions whose weights are not to be rounded.
+    """
+
+    largest: Mapping[str, NDArray[np.float64]]
+    exact: frozenset[str]
+
+
+def ranges_of(path: Path) -> Ranges | None:
+    """Return the ranges that were measured for the weights in a file, told by its SHA-256.
+
+    Args:
+        path: A file of weights, which is there.
+    """
+    import numpy as np
+
+    digest = _sha256(path)
+    for known in sorted(package_dir().glob("*.ranges.json")):
+        document = json.loads(known.read_text(encoding="utf-8"))
+        if digest in document["weights_sha256"]:
+            largest = {
+                name: np.array(values, np.float64) for name, values in document["largest"].items()
+            }
+            return Ranges(largest, frozenset(document["exact"]))
+    return None
 
 
 def default_model() -> str:
@@ -544,6 +583,52 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{name} holds a NaN or an infinity", path=path)
     return Checkpoint(state_dict, _input_side_px(facts, path))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int | None]:
+    """Return a checkpoint's parameters without PyTorch in this process, and the size of training.
+
+    Raises:
+        WeightsError: It cannot be read so: :func:`load_checkpoint` can, or says what is wrong.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import load
+
+    facts: object
+    try:
+        if path.suffix.lower() == ".safetensors":
+            with safe_open(path, framework="np") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                facts = file.metadata()
+        else:
+            content = _unpickled(path)
+            arrays = load(content)
+            header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+            facts = json.loads(header).get("__metadata__")
+    # TypeError and AttributeError are for numbers that NumPy has not.
+    except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
+        raise WeightsError(f"cannot be read into arrays: {error}", path=path) from error
+    return arrays, _input_side_px(facts, path)
+
+
+def _unpickled(path: Path) -> bytes:
+    """Return a PyTorch checkpoint as safetensors, read by another process."""
+    # -P: a folder of the user's that holds a "vidbg" is not to be run.
+    command = [sys.executable, "-P", "-m", "vidbg.matting.unpickle", str(path.absolute())]
+    if not path.is_file() or not sys.executable:
+        raise WeightsError("cannot be read by another process", path=path)
+    try:
+        done = subprocess.run(  # noqa: S603 - argv list, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_UNPICKLE_S,
+            check=True,
+        )
+    except subprocess.SubprocessError as error:
+        raise WeightsError("cannot be read by another process", path=path) from error
+    return done.stdout
 
 
 def _input_side_px(facts: object, path: Path) -> int | None:

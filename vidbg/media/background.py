@@ -479,7 +479,11 @@ class BackgroundVideo:
         placement = place(info.width, info.height, info.sar, self._fit, target)
         node = _converted(node, placement, target, given, colour)
         arguments = node.output(
-            "pipe:1", format="rawvideo", pix_fmt=target.format.pix_fmt, fps_mode="passthrough"
+            "pipe:1",
+            format="rawvideo",
+            pix_fmt=target.format.pix_fmt,
+            fps_mode="passthrough",
+            **ff.FEW_WAITING,
         ).get_args()
         size = _shown_size(placement, target)
         with ff.Process(["-nostdin", *arguments], reads=True) as process:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
-from math import floor
+from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -345,6 +345,20 @@ def encoder_options(output: Output) -> dict[str, object]:
     if codec.preset_option is not None:
         options[codec.preset_option] = output.preset or codec.preset
     return options
+
+
+def encoder_threads(encoder: str, processors: int) -> int:
+    """Return with how many threads an encoder works on a machine of so many processors.
+
+    Args:
+        encoder: FFmpeg's name.
+        processors: How many there are, 1 or more.
+    """
+    if encoder == "libx264":  # what it would choose itself
+        return min(16, ceil(processors * 1.5))
+    if encoder == "libx265":  # whole frames at once, each in many threads already
+        return min(4, ceil(processors / 4))
+    return min(16, processors)
 
 
 def device_options(device: str | None) -> list[str]:

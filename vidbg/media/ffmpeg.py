@@ -13,13 +13,14 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from vidbg.errors import FFmpegError
+from vidbg.profile import bill, waiting
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +31,18 @@ STALL_TIMEOUT_S = 300.0
 # Bit-exact and with chroma of every pixel: conversions here are between layouts of the same
 # samples, and must not change them.
 EXACT_FLAGS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+# How many raw frames wait before the pipe: FFmpeg's own 8 of them are 100 MB at 4K, and are always
+# full, since a decoder is faster than what follows.
+FEW_WAITING: Mapping[str, int] = {"thread_queue_size": 1}
 _POLL_S = 0.2
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.0005, 0.05
 _TAIL_LINES = 40
 # PEP 383's stand-ins for undecodable bytes, and the end of the last private use plane.
 _HIDDEN = {0xDC80 + n: 0x10FF00 + n for n in range(128)}
 _SHOWN = {private: stand_in for stand_in, private in _HIDDEN.items()}
 _PIPE_BYTES = 1 << 20
 # Every FFmpeg that runs now, of all threads.
-_running: set[subprocess.Popen[bytes]] = set()
+_running: set[_Child] = set()
 
 # Messages of level "error" that healthy files cause, by decoder bookkeeping alone.
 _HARMLESS = re.compile(
@@ -122,6 +127,54 @@ def command(arguments: Sequence[str]) -> list[str]:
     return [executable(), "-hide_banner", "-nostats", "-v", "level+warning", *shown]
 
 
+class _Child(subprocess.Popen[bytes]):
+    """A process that tells at its end what it took of the processors.
+
+    The system says that once, to whoever collects the exit status; all ways to that lead here.
+
+    Attributes:
+        cpu_s: Seconds of CPU time that it took, once it has ended; None where the system has no
+            word on that.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._collecting = threading.Lock()
+        self.cpu_s: float | None = None
+        super().__init__(*arguments, **options)
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        if not hasattr(os, "wait4"):  # Windows
+            return super().poll()
+        with self._collecting:
+            if self.returncode is None:
+                try:
+                    pid, status, used = os.wait4(self.pid, os.WNOHANG)
+                except ChildProcessError:  # whoever started us lets the system collect
+                    return super().poll()
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+                    self.cpu_s = used.ru_utime + used.ru_stime
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: It runs longer than ``timeout`` seconds.
+        """
+        if not hasattr(os, "wait4"):
+            return super().wait(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        delay_s = _SHORTEST_WAIT_S
+        while (status := self.poll()) is None:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            time.sleep(delay_s)
+            delay_s = min(2 * delay_s, _LONGEST_WAIT_S)
+        return status
+
+
 class Process:
     """A running FFmpeg in a session of its own, with its stderr drained.
 
@@ -148,9 +201,10 @@ class Process:
     ) -> None:
         argv = command(arguments)
         argv[0] = os.path.abspath(argv[0])
+        self._bill = bill()
         logger.debug("start %s", argv)
         try:
-            self._popen = subprocess.Popen(  # noqa: S603 - argv list, no shell
+            self._popen = _Child(
                 argv,
                 stdin=subprocess.PIPE if writes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if reads else subprocess.DEVNULL,
@@ -249,11 +303,12 @@ class Process:
         poll = select.poll()
         poll.register(fd, event)
         deadline = time.monotonic() + STALL_TIMEOUT_S
-        while not poll.poll(_POLL_S * 1000):
-            if self.was_killed:
-                return
-            if time.monotonic() > deadline:
-                raise FFmpegError(f"FFmpeg made no progress for {STALL_TIMEOUT_S:.0f} seconds")
+        with waiting("ffmpeg"):
+            while not poll.poll(_POLL_S * 1000):
+                if self.was_killed:
+                    return
+                if time.monotonic() > deadline:
+                    raise FFmpegError(f"FFmpeg made no progress for {STALL_TIMEOUT_S:.0f} seconds")
 
     def close_stdin(self) -> None:
         """Tell the process that no more input comes."""
@@ -267,7 +322,8 @@ class Process:
             FFmpegError: It did not end within ``timeout_s`` seconds.
         """
         try:
-            status = self._popen.wait(timeout_s)
+            with waiting("ffmpeg"):
+                status = self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
             raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error
         self._drain.join(5)
@@ -298,6 +354,9 @@ class Process:
         self.kill()
         self._popen.wait()
         _running.discard(self._popen)
+        if self._bill is not None:
+            self._bill(self._popen.cpu_s)
+            self._bill = None
         self._drain.join(5)
         self._close_pipes()
 
@@ -331,9 +390,10 @@ def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float
             caller's to judge.
     """
     argv = command(arguments)
+    charge = bill()
     logger.debug("run %s", argv)
     try:
-        popen = subprocess.Popen(  # noqa: S603 - argv list, no shell
+        popen = _Child(
             argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -345,12 +405,15 @@ def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float
     with popen:
         _running.add(popen)
         try:
-            stdout, stderr = popen.communicate(feed or b"", timeout_s)
+            with waiting("ffmpeg"):
+                stdout, stderr = popen.communicate(feed or b"", timeout_s)
         except subprocess.TimeoutExpired as error:
             raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error
         finally:
             _kill(popen)
             _running.discard(popen)
+    if charge is not None:
+        charge(popen.cpu_s)
     lines = tuple(stderr.decode("utf-8", "replace").splitlines())
     return Ran(popen.returncode, stdout, lines)
 
@@ -361,7 +424,7 @@ def kill_all() -> None:
         _kill(popen)
 
 
-def _kill(popen: subprocess.Popen[bytes]) -> None:
+def _kill(popen: _Child) -> None:
     """End a process and its children, if it still runs."""
     if popen.poll() is None:
         try:

@@ -299,12 +299,7 @@ class Work:
     def threads(self, output: int) -> int:
         """Return how many threads an output's encoder has, in every segment the same."""
         encoder = formats.CODECS[self.outputs[output].codec].encoder
-        processors = self.journal.terms.processors
-        if encoder == "libx264":  # what it would choose itself
-            return min(16, ceil(processors * 1.5))
-        if encoder == "libx265":  # whole frames at once, each in many threads already
-            return min(4, ceil(processors / 4))
-        return min(16, processors)
+        return encode.encoder_threads(encoder, self.journal.terms.processors)
 
     def add(self, *, is_last: bool, frames: int) -> None:
         """Note that the next segment's files are there.
@@ -373,7 +368,7 @@ class Work:
             tuple(_segment_suffix(output) for output in self.outputs),
             tuple(output.hwaccel for output in self.outputs),
             _ffmpeg_version(),
-            machine.allowed_cores(),
+            machine.cores(),
         )
         path = self.outputs[0].path
         found = _read_journal(self.folder)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import ffmpeg
 import numpy as np
 
+from vidbg import machine
 from vidbg.errors import EncodeError, FFmpegError, OutputError
 from vidbg.frames import VideoInfo
 from vidbg.media import audio, formats, light, pngs, timing
@@ -28,6 +29,7 @@ from vidbg.media.encode import (
     container_for,
     device_options,
     encoder_options,
+    encoder_threads,
     output_size,
     raw_format,
     shows_sdr,
@@ -49,6 +51,7 @@ from vidbg.media.stored import (
     with_palette,
 )
 from vidbg.prefetch import Prefetch
+from vidbg.profile import stage
 from vidbg.whole import take_name
 
 if TYPE_CHECKING:
@@ -85,6 +88,7 @@ class Sink:
         EncodeError: FFmpeg cannot be started.
     """
 
+    @stage("encode")
     def __init__(
         self,
         output: Output,
@@ -141,6 +145,7 @@ class Sink:
                 raise EncodeError(error.message, path=output.path, hint=error.hint) from error
             raise
 
+    @stage("encode")
     def write(self, planes: Planes | None, alpha: Plane | None = None) -> None:
         """Write a batch of frames.
 
@@ -338,8 +343,13 @@ class Sink:
             **encoder_options(output),
             **({} if self._is_segment else dict(container.options)),
         }
-        if self._threads is not None:
-            options["threads:v"] = self._threads
+        threads = self._threads
+        if threads is None and machine.cores() < machine.allowed_cores():
+            # Encoders count the cores of the host, and overlook the share that is granted of them:
+            # they would take memory for threads that get no time.
+            threads = encoder_threads(codec.encoder, machine.cores())
+        if threads is not None:
+            options["threads:v"] = threads
         stored_name = stored_in(output, info.format)
         stored, _ = formats.working_format(stored_name)
         if codec.tag is not None and container.muxer in ("mp4", "mov"):
@@ -386,6 +396,7 @@ class Sink:
         finally:
             self.discard()
 
+    @stage("encode")
     def finish(self) -> None:
         """Wait until the part file is whole.
 
@@ -639,6 +650,7 @@ class Join(Sink):
             )
         return options
 
+    @stage("encode")
     def finish(self) -> None:
         """Feed FFmpeg the list of segments, and wait until the part file is whole.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LEAST_SIDE_PX: Final = 32
 # Sundaram et al. have 0.01, with which more is gained in stability, but a fast subject loses 0.9
 # points of its overlap with the truth to votes from beside it, instead of 0.3.
-_SLACK_PER_MOTION: Final = 0.003
+SLACK_PER_MOTION: Final = 0.003
 # OpenCV's stubs do not know that these arguments may be left out.
 _NONE: Final = cast("Any", None)
 
@@ -93,7 +93,7 @@ def agreement(
     motion += back * back
     # Sums over the last axis by NumPy take ten times as long.
     allowed = motion[..., 0] + motion[..., 1]
-    allowed *= np.float32(_SLACK_PER_MOTION)
+    allowed *= np.float32(SLACK_PER_MOTION)
     allowed += np.float32(slack_px * slack_px)
     back += forward
     back *= back

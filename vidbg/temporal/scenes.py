@@ -50,9 +50,9 @@ _EXCESS: Final = 0.215
 _LEAST_SHARE: Final = 0.15
 _UNLIKE_MIX: Final = 0.01
 
-_SIDE_PX: Final = 48
+SKETCH_SIDE_PX: Final = 48
 # Noise and a movement by one cell are no change of arrangement.
-_BLUR_PX: Final = 1.0
+SKETCH_BLUR_PX: Final = 1.0
 # Shifts looked through, in cells: a sixth of the picture to all sides.
 _REACH_PX: Final = 8
 # Below this much structure, in levels, a picture is flat, and its noise no arrangement.
@@ -68,8 +68,8 @@ def sketch(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         rgb: uint8 R'G'B' ``(h, w, 3)``, at least one pixel.
     """
     luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(luma, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA)
-    return cv2.GaussianBlur(small.astype(np.float32), (0, 0), _BLUR_PX).astype(
+    small = cv2.resize(luma, (SKETCH_SIDE_PX, SKETCH_SIDE_PX), interpolation=cv2.INTER_AREA)
+    return cv2.GaussianBlur(small.astype(np.float32), (0, 0), SKETCH_BLUR_PX).astype(
         np.float32, copy=False
     )
 

@@ -35,8 +35,9 @@ import cv2
 import numpy as np
 
 from vidbg.frames import MattedBatch
-from vidbg.temporal.flow import agreement, flow, warp
+from vidbg.temporal.flow import flow, warp
 from vidbg.temporal.scenes import AFTER_FRAMES, BEFORE_FRAMES, is_cut, sketch
+from vidbg.temporal.trust import half_size, trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,12 +54,12 @@ if TYPE_CHECKING:
 # (3, 1) left a fifth more change.
 # With networks that look at each frame in another way than at the one before, a second pass between
 # neighbours took 8 points of 43 from the change along the motion, for a tenth of the time.
-_STEPS: Final = (4, 2, 1, 1)
+STEPS: Final = (4, 2, 1, 1)
 
-PREROLL_FRAMES: Final = sum(_STEPS) - 1 + BEFORE_FRAMES
+PREROLL_FRAMES: Final = sum(STEPS) - 1 + BEFORE_FRAMES
 """The matte of frame n depends on no frame before n - PREROLL_FRAMES."""
 
-LOOKAHEAD_FRAMES: Final = sum(_STEPS) + AFTER_FRAMES
+LOOKAHEAD_FRAMES: Final = sum(STEPS) + AFTER_FRAMES
 """The matte of frame n depends on no frame after n + LOOKAHEAD_FRAMES."""
 
 DEFAULT_STRENGTH: Final = 0.8
@@ -67,16 +68,10 @@ same network frame by frame the change of alpha along the motion fell from 23.0 
 dtSSD from 12.4 to 10.1, the mean squared error by a quarter, and overlap with the truth (J) rose
 from 0.691 to 0.732. Less leaves more flicker; full strength takes overlap from fast subjects."""
 
-# The largest difference of a colour component, in levels and averaged over 6 by 6 pixels, at which
-# a vote counts 1/e of what it does where the colour is the same. 20 took overlap with the truth,
-# 10 left a twentieth more flicker.
-_COLOUR_LEVELS: Final = 14.0
-# How far from home, in pixels, the way there and back may lead.
-_SLACK_PX: Final = 0.5
 # What the vote of a matte of one half counts against one of 0 or 1. Votes grow with the fourth
 # power of the distance from one half: with its square, a crowd that the network half takes for
 # the subject outvoted the frames where it is sure that it is not.
-_LEAST_CONFIDENCE: Final = 0.02
+LEAST_CONFIDENCE: Final = 0.02
 
 # Values and weights are kept in 16 bits, which OpenCV warps in a fraction of float32's time.
 _CODES: Final = 65535
@@ -179,7 +174,7 @@ def _steady(batches: Iterable[MattedBatch], strength: float) -> Iterator[MattedB
     """Yield each batch with the mattes that come out of the passes."""
     held: deque[_Pictures] = deque()
     frames = _shots(batches, held)
-    for step, following in zip(_STEPS, (*_STEPS[1:], 0), strict=True):
+    for step, following in zip(STEPS, (*STEPS[1:], 0), strict=True):
         frames = _exchanged(frames, step, strength, is_repeated=step == following)
     mattes: list[NDArray[np.float32]] = []
     for frame in frames:
@@ -211,32 +206,35 @@ def _shots(batches: Iterable[MattedBatch], held: deque[_Pictures]) -> Iterator[_
     for batch in batches:
         held.append((batch.frames, batch.thumbnails))
         thumbnails, mattes = batch.thumbnails, batch.matte
+        trusts = [None] * len(mattes) if batch.trust is None else batch.trust
         del batch
-        for rgb, matte in zip(thumbnails, mattes, strict=True):
+        for rgb, matte, trusted in zip(thumbnails, mattes, trusts, strict=True):
             sketches.append(sketch(rgb))
-            waiting.append(_frame(rgb, matte))
+            waiting.append(_frame(rgb, matte, trusted))
             if len(waiting) > AFTER_FRAMES:
                 yield numbered()
-        del thumbnails, mattes, rgb, matte
+        del thumbnails, mattes, trusts, rgb, matte, trusted
     while waiting:
         yield numbered()
 
 
-def _frame(rgb: NDArray[np.uint8], matte: NDArray[np.float32]) -> _Frame:
+def _frame(
+    rgb: NDArray[np.uint8], matte: NDArray[np.float32], trusted: NDArray[np.float32] | None
+) -> _Frame:
     """Return what the passes know of a frame by itself.
 
     Args:
         rgb: uint8 ``(h, w, 3)``.
         matte: float32 ``(h, w)`` in 0..1.
+        trusted: float32 ``(h, w)`` in 0..1: how far the matte is known; None for wholly.
     """
-    height, width = matte.shape
-    half = (width + 1) // 2, (height + 1) // 2
-    colours = cv2.resize(rgb, half, interpolation=cv2.INTER_AREA)
     luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     sure = np.square(np.square(np.float32(2.0) * matte - np.float32(1.0)))
-    weight = _LEAST_CONFIDENCE + (1.0 - _LEAST_CONFIDENCE) * sure
+    weight = LEAST_CONFIDENCE + (1.0 - LEAST_CONFIDENCE) * sure
+    if trusted is not None:
+        weight *= trusted
     evidence = np.rint(np.dstack([matte, weight]) * np.float32(_CODES)).astype(np.uint16)
-    return _Frame(0, luma.astype(np.uint8), colours.astype(np.uint8), evidence)
+    return _Frame(0, luma.astype(np.uint8), half_size(rgb), evidence)
 
 
 def _exchanged(
@@ -250,13 +248,11 @@ def _exchanged(
         strength: What a vote counts at most.
         is_repeated: The next pass has the same step, and takes over what is found here.
     """
-    levels = np.arange(256) / _COLOUR_LEVELS
-    weight_of = (strength * np.exp(-levels * levels)).astype(np.float32)
     tallies: deque[_Tally] = deque()
     for frame in frames:
         tallies.append(_Tally(frame))
         if len(tallies) > step:
-            bond = _exchange(tallies[0], tallies[-1], weight_of)
+            bond = _exchange(tallies[0], tallies[-1], strength)
             frame = tallies.popleft().settled(strength)
             if is_repeated:
                 frame = replace(frame, bond=bond)
@@ -267,53 +263,26 @@ def _exchanged(
         yield tallies.popleft().settled(strength)
 
 
-def _exchange(one: _Tally, other: _Tally, weight_of: NDArray[np.float32]) -> _Bond | None:
+def _exchange(one: _Tally, other: _Tally, strength: float) -> _Bond | None:
     """Count the votes of two frames for each other, if they are of one shot; return their bond."""
     first, second = one.frame, other.frame
     if first.shot != second.shot:
         return None
-    bond = first.bond or _bonded(first, second, weight_of)
+    bond = first.bond or _bonded(first, second, strength)
     one.add(second, bond.onward, bond.onward_trust)
     other.add(first, bond.home, bond.home_trust)
     return bond
 
 
-def _bonded(first: _Frame, second: _Frame, weight_of: NDArray[np.float32]) -> _Bond:
+def _bonded(first: _Frame, second: _Frame, strength: float) -> _Bond:
     """Return where two frames find each other's votes, and what these count."""
     onward, home = flow(first.luma, second.luma), flow(second.luma, first.luma)
     # At half the size flow and colours lose nothing that matters, and take a third of the time.
     half_onward, half_home = (np.float32(0.5) * motion[::2, ::2] for motion in (onward, home))
+    one, other, size = first.colours, second.colours, first.luma.shape
     return _Bond(
         onward,
         home,
-        _trust(first, second, half_onward, half_home, weight_of),
-        _trust(second, first, half_home, half_onward, weight_of),
+        trust(one, other, half_onward, half_home, size, strength),
+        trust(other, one, half_home, half_onward, size, strength),
     )
-
-
-def _trust(
-    here: _Frame,
-    there: _Frame,
-    forward: NDArray[np.float32],
-    backward: NDArray[np.float32],
-    weight_of: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    """Return what the votes of one frame count in another.
-
-    Args:
-        here: The frame that they are for.
-        there: The frame that they are from.
-        forward: The flow from here to there in the colours' pixels, float32 ``(h, w, 2)``.
-        backward: The flow from there to here, likewise.
-        weight_of: The weight by difference of colour, float32 ``(256,)``.
-
-    Returns:
-        float32 in 0..1, of the matte's size, in the place of ``here``.
-    """
-    trust = agreement(forward, backward, 0.5 * _SLACK_PX)
-    apart = cv2.split(cv2.absdiff(warp(there.colours, forward), here.colours))
-    difference = cv2.blur(cv2.max(cv2.max(apart[0], apart[1]), apart[2]), (3, 3))
-    trust *= cv2.LUT(difference, weight_of)
-    height, width = here.luma.shape
-    grown = cv2.resize(trust, (width, height), interpolation=cv2.INTER_LINEAR)
-    return grown.astype(np.float32, copy=False)

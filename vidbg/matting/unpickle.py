@@ -1,0 +1,35 @@
+"""A PyTorch checkpoint as safetensors on standard output: a program that ends before work begins.
+
+    python -P -m vidbg.matting.unpickle CHECKPOINT
+
+PyTorch takes 200 MB of memory and gives none of it back; whoever computes without it has the file
+read by this (:func:`vidbg.matting.weights.read_arrays`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from vidbg.errors import WeightsError
+from vidbg.matting.weights import load_checkpoint
+
+
+def main() -> int:
+    """Write what the checkpoint holds; 1 if it cannot be read, whose reasons others tell better."""
+    from safetensors.torch import save
+
+    try:
+        checkpoint = load_checkpoint(Path(sys.argv[1]))
+    except WeightsError:
+        return 1
+    # Tensors may be views of one another, which the format does not have.
+    tensors = {name: tensor.clone().contiguous() for name, tensor in checkpoint.state_dict.items()}
+    side_px = checkpoint.input_side_px
+    facts = None if side_px is None else {"input_side_px": str(side_px)}
+    sys.stdout.buffer.write(save(tensors, facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
