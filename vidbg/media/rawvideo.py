@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,7 +44,11 @@ def read_batches(
     frame_bytes = samples * dtype.itemsize
     while True:
         # A new buffer for each batch: earlier batches are still in use downstream.
-        buffer = np.empty((batch_size, samples), dtype)
+        # Mapped by itself: frames are held for long, and between them the heap would be full of
+        # holes, which at 4K took as much memory as the frames.
+        room = mmap.mmap(-1, batch_size * frame_bytes)
+        buffer = np.frombuffer(room, dtype).reshape(batch_size, samples)
+        del room
         filled = process.read_into(buffer.reshape(-1).view(np.uint8).data)
         count = filled // frame_bytes
         if count:

@@ -205,15 +205,19 @@ def _shots(batches: Iterable[MattedBatch], held: deque[_Pictures]) -> Iterator[_
 
     for batch in batches:
         held.append((batch.frames, batch.thumbnails))
-        thumbnails, mattes = batch.thumbnails, batch.matte
+        thumbnails, mattes, shots = batch.thumbnails, batch.matte, batch.shots
         trusts = [None] * len(mattes) if batch.trust is None else batch.trust
         del batch
-        for rgb, matte, trusted in zip(thumbnails, mattes, trusts, strict=True):
+        for n, (rgb, matte, trusted) in enumerate(zip(thumbnails, mattes, trusts, strict=True)):
+            frame = _frame(rgb, matte, trusted)
+            if shots is not None:
+                yield replace(frame, shot=shots[n])
+                continue
             sketches.append(sketch(rgb))
-            waiting.append(_frame(rgb, matte, trusted))
+            waiting.append(frame)
             if len(waiting) > AFTER_FRAMES:
                 yield numbered()
-        del thumbnails, mattes, trusts, rgb, matte, trusted
+        del thumbnails, mattes, trusts, rgb, matte, trusted, frame
     while waiting:
         yield numbered()
 
