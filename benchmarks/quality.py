@@ -13,7 +13,8 @@ is computed once, and kept in --cache FOLDER if one is given, so that further ru
 follows the network.
 
 "Band" is the mean absolute difference to the true composite where the true alpha is soft, in
-levels of 255. The means are given for the clips that settings were chosen on and for the others.
+levels of 255. "Looks" is how often the network was asked for each frame. The means are given for
+the clips that settings were chosen on and for the others.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "smooth 0, edges off": {"smooth": 0.0, "edges": "off"},
     "edges off": {"edges": "off"},
     "default": {},
+    "every frame": {"every": 1},
     "edges fine": {"edges": "fine"},
     "looks 2, edges fine": {"looks": 2, "edges": "fine"},
 }
@@ -77,6 +79,7 @@ COLUMNS = {
     "Grad": 2,
     "Conn": 2,
     "band": 2,
+    "looks": 2,
 }
 IMAGE_COLUMNS = {"J": 3, "F": 3, "MAE": 4, measure.MAX_F_BETA.name: 3, "S": 3}
 # A J lower by more than this is a clip made worse.
@@ -96,6 +99,7 @@ class Remembering:
         self._network = network
         self._folder = folder
         self._known: dict[str, NDArray[np.float32]] = {}
+        self.asked = 0
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         """Return the (height, width) that the network wants."""
@@ -117,6 +121,7 @@ class Remembering:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return mattes as the network does."""
+        self.asked += len(rgb)
         return np.stack([self._matte(picture) for picture in rgb])
 
     def _matte(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -194,7 +199,7 @@ def pictures_of(folder: Path) -> Iterator[NDArray[np.uint8]]:
             yield np.asarray(picture.convert("RGB"), np.uint8)
 
 
-def clip_scores(clip: Path, name: str, fields: dict[str, Any], network: Segmenter) -> Scores:
+def clip_scores(clip: Path, name: str, fields: dict[str, Any], network: Remembering) -> Scores:
     """Return the figures of one clip in one configuration."""
 
     def segmenter() -> Segmenter:
@@ -203,8 +208,10 @@ def clip_scores(clip: Path, name: str, fields: dict[str, Any], network: Segmente
         return Played(network.name, baseline_mattes(frames_of(clip), network))
 
     job = matte_job(clip, **fields)
+    before = network.asked
     report = measure.evaluate_clip(job, clip.with_suffix(".gt.mkv"), segmenter=segmenter())
     scores = {figure.name: mean for figure, mean in report.means.items()}
+    scores["looks"] = (network.asked - before) / report.frames
     if "MAE" in scores:
         scores["MAD"] = measure.MAD.factor * scores["MAE"]
     green = clip.with_suffix(".green.mp4")

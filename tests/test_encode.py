@@ -789,6 +789,30 @@ def test_encoders_keep_to_the_cores_that_a_quota_grants(
     assert [after for name, after in itertools.pairwise(argv) if name == "-threads:v"] == threads
 
 
+@pytest.mark.parametrize(
+    ("size", "preset", "is_lean"),
+    [
+        ((3840, 2160), None, True),
+        ((2160, 3840), "veryfast", True),
+        ((3840, 2160), "slow", False),
+        ((2560, 1440), None, False),
+    ],
+)
+def test_large_frames_are_encoded_in_little_memory(
+    tmp_path: Path, source: Path, size: tuple[int, int], preset: str | None, is_lean: bool
+) -> None:
+    """Unless a preset was chosen, which says how well to look ahead."""
+    info = replace(clip_info(source), width=size[0], height=size[1])
+    sink = sink_for(tmp_path / "out.mp4", info, preset=preset)
+    try:
+        argv = psutil.Process(sink._process._popen.pid).cmdline()
+    finally:
+        sink.discard()
+    (chosen,) = (after for name, after in itertools.pairwise(argv) if name == "-x264-params")
+    assert ("sliced-threads=1" in chosen) == ("rc-lookahead=4" in chosen) == is_lean
+    assert "sync-lookahead=0" in chosen
+
+
 def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 

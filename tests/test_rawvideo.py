@@ -72,3 +72,18 @@ def test_samples_are_shifted_both_ways() -> None:
     np.testing.assert_array_equal(shifted(samples, 6), samples * 64)
     np.testing.assert_array_equal(shifted(samples, -2), [[[0, 255]]])
     assert shifted(samples, 0) is samples
+
+
+def test_room_is_used_again_once_nobody_has_a_view_of_it() -> None:
+    plane_format, _ = working_format("yuv420p")
+    made = np.arange(12 * 6, dtype=np.uint8).reshape(12, 6)
+    kept, places = [], set()
+    for n, batch in enumerate(
+        read_batches(process(made.tobytes()), plane_format, (2, 2), batch_size=1)
+    ):
+        places.add(batch.planes[0].ctypes.data)
+        if n % 4 == 0:
+            kept.append(batch.planes[2][:, 0])  # a corner of it is enough
+        del batch
+    assert len(places) <= 3 + 2
+    assert [int(corner[0, 0]) for corner in kept] == [5, 29, 53]

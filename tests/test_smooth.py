@@ -4,6 +4,7 @@ import gc
 import tracemalloc
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -435,3 +436,36 @@ def test_memory_for_each_pixel_of_a_matte() -> None:
     tracemalloc.stop()
 
     assert peak < 280 * height * width
+
+
+# ---- What is known of mattes that were carried -------------------------------------------------
+
+
+def known(mattes: Mattes, thumbnails: Thumbnails, **what: Any) -> Mattes:
+    given = [
+        replace(batch, **{name: values[n : n + 1] for name, values in what.items()})
+        for n, batch in enumerate(batches(thumbnails, mattes))
+    ]
+    return np.concatenate([batch.matte for batch in smooth(given, 0.8)])
+
+
+def test_a_matte_that_nobody_saw_has_no_say() -> None:
+    thumbnails = np.repeat(texture(48, 64, 3)[None], 13, axis=0)
+    mattes = np.ones((13, 48, 64), np.float32)
+    mattes[1::2] = 0
+    trust = np.ones_like(mattes)
+    trust[1::2] = 0.001
+
+    assert (known(mattes, thumbnails, trust=trust) > 0.98).all()
+    assert known(mattes, thumbnails, trust=np.ones_like(mattes)).min() < 0.6
+
+
+def test_shots_that_are_told_are_not_looked_for() -> None:
+    thumbnails = np.repeat(texture(48, 64, 3)[None], 12, axis=0)
+    mattes = np.zeros((12, 48, 64), np.float32)
+    mattes[6:] = 1
+
+    told = known(mattes, thumbnails, shots=(0,) * 6 + (1,) * 6)
+
+    np.testing.assert_allclose(told, mattes, atol=1e-4)
+    assert np.abs(known(mattes, thumbnails) - mattes).max() > 0.2

@@ -267,9 +267,12 @@ class MattedBatch:
         matte: float32 ``(B, h, w)`` in 0..1, straight, at the thumbnails' size.
         trust: float32 ``(B, h, w)`` in 0..1: how far each pixel of the matte is known, less than
             1 where it was carried from other frames; None where all of it is.
+        shots: A number for each frame, the same for frames of one shot; None where cuts are yet to
+            be found.
     """
 
     frames: FrameBatch
     thumbnails: NDArray[np.uint8]
     matte: NDArray[np.float32]
     trust: NDArray[np.float32] | None = None
+    shots: tuple[int, ...] | None = None

@@ -56,6 +56,8 @@ _AHEAD = 1
 # Frames are looked at in different ways where the smoother takes their mean: weaker smoothing would
 # leave more flicker than it takes away.
 _STRENGTH_FOR_TURNS = 0.5
+# From here on frames are many megabytes, and fewer of them wait for the network's choice.
+_LARGE_PIXELS = 6_000_000
 # Ten seconds at 25 frames a second in which --key auto looks for a screen.
 _KEY_SEARCH_FRAMES = 250
 
@@ -388,7 +390,10 @@ def _rhythm(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> Rh
         return Rhythm(job.every, is_adaptive=False)
     # Without a smoother every frame is as the network sees it; who asks for more looks has time.
     is_smoothed = _strength(job, segmenter) >= _STRENGTH_FOR_TURNS
-    return ADAPTIVE if segmenter.is_slow and is_smoothed and job.looks == 1 else EVERY_FRAME
+    if not (segmenter.is_slow and is_smoothed and job.looks == 1):
+        return EVERY_FRAME
+    is_large = info.width * info.height >= _LARGE_PIXELS
+    return Rhythm(ADAPTIVE.block // 2) if is_large else ADAPTIVE
 
 
 def _reach(

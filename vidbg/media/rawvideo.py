@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,9 +43,9 @@ def read_batches(
     lengths = [h * w for h, w in shapes]
     samples = sum(lengths)
     frame_bytes = samples * dtype.itemsize
+    spare: list[mmap.mmap] = []
     while True:
-        # A new buffer for each batch: earlier batches are still in use downstream.
-        buffer = np.empty((batch_size, samples), dtype)
+        buffer = _buffer(spare, (batch_size, samples), dtype)
         filled = process.read_into(buffer.reshape(-1).view(np.uint8).data)
         count = filled // frame_bytes
         if count:
@@ -62,6 +64,27 @@ def read_batches(
         if filled < len(buffer) * frame_bytes:
             return
         del buffer
+
+
+def _buffer(
+    spare: list[mmap.mmap], shape: tuple[int, int], dtype: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
+    """Return an array that no batch in use has, for which the system need not clear new pages.
+
+    Mapped by itself: frames are held for long, and between them the heap would be full of holes,
+    which at 4K took as much memory as the frames.
+
+    Args:
+        spare: Room that is free again. What is returned comes back to it with its last view.
+        shape: What is wanted.
+        dtype: Likewise; the same in each call with this list.
+    """
+    count = shape[0] * shape[1]
+    room = spare.pop() if spare else mmap.mmap(-1, count * dtype.itemsize)
+    flat = np.frombuffer(room, dtype, count)
+    # At the end of the process all goes anyway.
+    weakref.finalize(flat, spare.append, room).atexit = False
+    return flat.reshape(shape)
 
 
 def shifted(plane: Plane, bits: int) -> Plane:

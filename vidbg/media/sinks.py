@@ -66,6 +66,8 @@ _CUT_SUBTITLES = r"noise=drop=lt(pts\,0)"
 
 # Browsers show frames of less than 20 ms for a tenth of a second each.
 _FASTEST_GIF = 50
+# Between 1440p and 4K: from here on an encoder's frames are most of a job's memory.
+_LARGE_PIXELS = 6_000_000
 
 
 class Sink:
@@ -354,8 +356,10 @@ class Sink:
         stored, _ = formats.working_format(stored_name)
         if codec.tag is not None and container.muxer in ("mp4", "mov"):
             options["tag:v"] = codec.tag
+        size = self._size if output.scale is None else output_size(output, info)
+        if size[0] * size[1] >= _LARGE_PIXELS and output.preset in (None, codec.preset):
+            options |= dict(codec.large)
         if codec.encoder == "ffv1":
-            size = self._size if output.scale is None else output_size(output, info)
             options["slices"] = ffv1_slices(size, stored)
         if codec.encoder == "prores_ks":
             options["profile:v"] = "4444" if "444" in stored_name else "hq"

@@ -160,7 +160,8 @@ class _Batch:
         for place, frame in enumerate(self.members):
             if frame.trust is not None:
                 trusts[place] = frame.trust
-        return MattedBatch(self.frames, self.thumbnails, mattes, trusts)
+        shots = tuple(frame.shot for frame in self.members)
+        return MattedBatch(self.frames, self.thumbnails, mattes, trusts, shots)
 
 
 def carried(pictured: Iterable[Pictured], look: Look, rhythm: Rhythm) -> Iterator[MattedBatch]:

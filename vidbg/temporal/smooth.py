@@ -35,7 +35,7 @@ import cv2
 import numpy as np
 
 from vidbg.frames import MattedBatch
-from vidbg.temporal.flow import flow, warp
+from vidbg.temporal.flow import flow, look_up, places
 from vidbg.temporal.scenes import AFTER_FRAMES, BEFORE_FRAMES, is_cut, sketch
 from vidbg.temporal.trust import half_size, trust
 
@@ -82,8 +82,8 @@ class _Bond:
     """Where two frames find each other's votes, and what these count: kept for the next pass.
 
     Attributes:
-        onward: The flow from the first to the second, float32 ``(h, w, 2)``.
-        home: The flow back.
+        onward: Where the first's pixels are in the second, float32 ``(h, w, 2)``.
+        home: Where the second's are in the first.
         onward_trust: float32 ``(h, w)``: what the second's votes count in the first.
         home_trust: What the first's votes count in the second.
     """
@@ -102,14 +102,16 @@ class _Frame:
         shot: Equal for frames of one shot.
         luma: uint8 ``(h, w)``.
         colours: uint8 R'G'B' at half the size, rounded up.
-        evidence: uint16 ``(h, w, 2)``: the matte in 0..65535, and the weight behind it.
+        matte: uint16 ``(h, w)``, 0..65535.
+        weight: uint16 ``(h, w)``: that behind it.
         bond: With the frame that it votes with next, if the pass before found it.
     """
 
     shot: int
     luma: NDArray[np.uint8]
     colours: NDArray[np.uint8]
-    evidence: NDArray[np.uint16]
+    matte: NDArray[np.uint16]
+    weight: NDArray[np.uint16]
     bond: _Bond | None = None
 
 
@@ -128,24 +130,24 @@ class _Tally:
     values: NDArray[np.float32] = field(init=False)
 
     def __post_init__(self) -> None:
-        evidence = self.frame.evidence
-        self.weights = evidence[..., 1].astype(np.float32)
-        self.values = self.weights * evidence[..., 0]
+        self.weights = self.frame.weight.astype(np.float32)
+        self.values = self.weights * self.frame.matte
 
-    def add(self, other: _Frame, motion: NDArray[np.float32], trust: NDArray[np.float32]) -> None:
-        """Count the votes of another frame, found along ``motion``, times ``trust``."""
-        value, weight = cv2.split(warp(other.evidence, motion))
-        weights = trust * weight
+    def add(self, other: _Frame, places: NDArray[np.float32], trust: NDArray[np.float32]) -> None:
+        """Count the votes of another frame, found at ``places``, times ``trust``."""
+        weights = trust * look_up(other.weight, places)
         self.weights += weights
-        weights *= value
+        weights *= look_up(other.matte, places)
         self.values += weights
 
     def settled(self, strength: float) -> _Frame:
         """Return the frame with the votes as its evidence, weights in 0..65535 again."""
         self.values /= self.weights
         self.weights *= np.float32(1.0 / (1.0 + 2.0 * strength))
-        evidence = np.dstack([np.rint(self.values), np.rint(self.weights)]).astype(np.uint16)
-        return replace(self.frame, evidence=evidence, bond=None)
+        matte, weight = (
+            np.rint(array, out=array).astype(np.uint16) for array in (self.values, self.weights)
+        )
+        return replace(self.frame, matte=matte, weight=weight, bond=None)
 
 
 def smooth(batches: Iterable[MattedBatch], strength: float) -> Iterator[MattedBatch]:
@@ -178,7 +180,7 @@ def _steady(batches: Iterable[MattedBatch], strength: float) -> Iterator[MattedB
         frames = _exchanged(frames, step, strength, is_repeated=step == following)
     mattes: list[NDArray[np.float32]] = []
     for frame in frames:
-        mattes.append(frame.evidence[..., 0] * np.float32(1.0 / _CODES))
+        mattes.append(frame.matte * np.float32(1.0 / _CODES))
         if len(mattes) == len(held[0][1]):
             yield MattedBatch(*held.popleft(), np.stack(mattes))
             mattes.clear()
@@ -205,15 +207,19 @@ def _shots(batches: Iterable[MattedBatch], held: deque[_Pictures]) -> Iterator[_
 
     for batch in batches:
         held.append((batch.frames, batch.thumbnails))
-        thumbnails, mattes = batch.thumbnails, batch.matte
+        thumbnails, mattes, shots = batch.thumbnails, batch.matte, batch.shots
         trusts = [None] * len(mattes) if batch.trust is None else batch.trust
         del batch
-        for rgb, matte, trusted in zip(thumbnails, mattes, trusts, strict=True):
+        for n, (rgb, matte, trusted) in enumerate(zip(thumbnails, mattes, trusts, strict=True)):
+            frame = _frame(rgb, matte, trusted)
+            if shots is not None:
+                yield replace(frame, shot=shots[n])
+                continue
             sketches.append(sketch(rgb))
-            waiting.append(_frame(rgb, matte, trusted))
+            waiting.append(frame)
             if len(waiting) > AFTER_FRAMES:
                 yield numbered()
-        del thumbnails, mattes, trusts, rgb, matte, trusted
+        del thumbnails, mattes, trusts, rgb, matte, trusted, frame
     while waiting:
         yield numbered()
 
@@ -233,8 +239,8 @@ def _frame(
     weight = LEAST_CONFIDENCE + (1.0 - LEAST_CONFIDENCE) * sure
     if trusted is not None:
         weight *= trusted
-    evidence = np.rint(np.dstack([matte, weight]) * np.float32(_CODES)).astype(np.uint16)
-    return _Frame(0, luma.astype(np.uint8), half_size(rgb), evidence)
+    codes = (np.rint(array * np.float32(_CODES)).astype(np.uint16) for array in (matte, weight))
+    return _Frame(0, luma.astype(np.uint8), half_size(rgb), *codes)
 
 
 def _exchanged(
@@ -278,11 +284,15 @@ def _bonded(first: _Frame, second: _Frame, strength: float) -> _Bond:
     """Return where two frames find each other's votes, and what these count."""
     onward, home = flow(first.luma, second.luma), flow(second.luma, first.luma)
     # At half the size flow and colours lose nothing that matters, and take a third of the time.
-    half_onward, half_home = (np.float32(0.5) * motion[::2, ::2] for motion in (onward, home))
     one, other, size = first.colours, second.colours, first.luma.shape
+    height, width = one.shape[:2]
+    half_onward, half_home = (
+        np.float32(0.5) * cv2.resize(motion, (width, height), interpolation=cv2.INTER_NEAREST)
+        for motion in (onward, home)
+    )
     return _Bond(
-        onward,
-        home,
+        places(onward),
+        places(home),
         trust(one, other, half_onward, half_home, size, strength),
         trust(other, one, half_home, half_onward, size, strength),
     )
