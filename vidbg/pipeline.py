@@ -56,7 +56,8 @@ _AHEAD = 1
 # Frames are looked at in different ways where the smoother takes their mean: weaker smoothing would
 # leave more flicker than it takes away.
 _STRENGTH_FOR_TURNS = 0.5
-# From here on frames are many megabytes, and fewer of them wait for the network's choice.
+# From here on the network is the least of a frame's time, and ten frames that wait for a choice of
+# key frames are 130 MB.
 _LARGE_PIXELS = 6_000_000
 # Ten seconds at 25 frames a second in which --key auto looks for a screen.
 _KEY_SEARCH_FRAMES = 250
@@ -393,7 +394,7 @@ def _rhythm(job: Job, segmenter: Segmenter | ReadyMattes, info: VideoInfo) -> Rh
     if not (segmenter.is_slow and is_smoothed and job.looks == 1):
         return EVERY_FRAME
     is_large = info.width * info.height >= _LARGE_PIXELS
-    return Rhythm(ADAPTIVE.block // 2) if is_large else ADAPTIVE
+    return EVERY_FRAME if is_large else ADAPTIVE
 
 
 def _reach(

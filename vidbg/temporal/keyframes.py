@@ -55,8 +55,8 @@ _ADAPTIVE_FRAMES: Final = 8
 # block to the other, from both to the middle, and to the middle of a half or a quarter. Chosen on
 # twelve clips of DAVIS and composites.
 _LIKE_OTHER_END: Final = 0.2
-_LIKE_MIDDLE: Final = 0.25
-_LIKE_PART: Final = 0.9
+_LIKE_MIDDLE: Final = 0.2
+_LIKE_PART: Final = 0.35
 # A subject of less than this share of the picture counts as large as it: its edge is all there is.
 _LEAST_SUBJECT: Final = 0.01
 # What is carried along a way that cannot be trusted counts so little, where there is no better.

@@ -16,13 +16,13 @@ Communications 32(7), 1984. A vote counts as much as three things say that it sh
 Where no other frame can vote, behind a fast hand or on what is in sight for one frame, the frame's
 own matte stays. Votes come from one shot only.
 
-The window of 17 frames is not gone through frame by frame. Four passes exchange votes between
-frames 4, 2, 1 and 1 apart, one after the other, each vote with the sum of the weights behind it
+The window of 33 frames is not gone through frame by frame. Five passes exchange votes between
+frames 8, 4, 2, 1 and 1 apart, one after the other, each vote with the sum of the weights behind it
 (normalised averaging: H. Knutsson and C.-F. Westin, "Normalized and differential convolution",
-CVPR 1993; growing steps: the wavelets "à trous"), which is 3 pairs of flows for a frame where 8
+CVPR 1993; growing steps: the wavelets "à trous"), which is 4 pairs of flows for a frame where 16
 would be needed. Long steps come first: what they bring that is not quite in place is smoothed by
 the short ones. The last is there for mattes that take turns (:mod:`vidbg.matting.views`), which
-frames 4 and 2 apart know nothing of.
+frames further apart know nothing of.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ if TYPE_CHECKING:
 # (3, 1) left a fifth more change.
 # With networks that look at each frame in another way than at the one before, a second pass between
 # neighbours took 8 points of 43 from the change along the motion, for a tenth of the time.
-STEPS: Final = (4, 2, 1, 1)
+# The longest is there since the network looks at some frames only (vidbg.temporal.keyframes): with
+# fewer votes around, those from further away are worth half a point of overlap.
+STEPS: Final = (8, 4, 2, 1, 1)
 
 PREROLL_FRAMES: Final = sum(STEPS) - 1 + BEFORE_FRAMES
 """The matte of frame n depends on no frame before n - PREROLL_FRAMES."""
@@ -155,8 +157,8 @@ def smooth(batches: Iterable[MattedBatch], strength: float) -> Iterator[MattedBa
 
     Count, order, frames and thumbnails stay as they are; so do the sizes of the batches, which
     have no effect on the mattes. A batch comes out when LOOKAHEAD_FRAMES frames more have come
-    in, or the clip has ended: so many frames are held, 31 MB at 1920x1080 in 8-bit 4:2:0, and
-    about 250 bytes for each pixel of a matte, 29 MB at 448x256.
+    in, or the clip has ended: so many frames are held, 56 MB at 1920x1080 in 8-bit 4:2:0, and
+    about 390 bytes for each pixel of a matte, 45 MB at 448x256.
 
     Args:
         batches: Consecutive frames with their mattes, all of one size.
