@@ -22,7 +22,7 @@ from vidbg.frames import FrameBatch, MattedBatch, PlaneFormat
 from vidbg.job import Job, matte_job
 from vidbg.media.encode import Output
 from vidbg.media.probe import probe
-from vidbg.temporal.keyframes import ADAPTIVE, MOST_FRAMES, Rhythm, carried
+from vidbg.temporal.keyframes import ADAPTIVE, MOST_FRAMES, Expected, Rhythm, carried
 
 HEIGHT, WIDTH = 64, 96
 FORMAT = PlaneFormat("yuv444p", 8, 0, 0, is_rgb=False)
@@ -54,17 +54,31 @@ def moving(count: int, speed: int) -> tuple[NDArray[np.uint8], NDArray[np.float3
 
 @dataclass
 class Eye:
-    """A network that knows the true mattes, and keeps which frames it was asked for."""
+    """A network that knows the true mattes, and keeps which frames it was asked for.
+
+    What is expected of a frame sways it by so much.
+    """
 
     mattes: NDArray[np.float32]
+    sway: float = 0.0
     calls: list[list[int]] = field(default_factory=list)
+    expected: dict[int, Expected] = field(default_factory=dict)
 
     def __call__(
-        self, frames: FrameBatch, thumbnails: NDArray[np.uint8], places: Sequence[int]
+        self,
+        frames: FrameBatch,
+        thumbnails: NDArray[np.uint8],
+        places: Sequence[int],
+        expected: Sequence[Expected | None],
     ) -> NDArray[np.float32]:
         assert len(thumbnails) == len(frames)
         self.calls.append([frames.first_index + place for place in places])
-        return self.mattes[self.calls[-1]]
+        mattes = self.mattes[self.calls[-1]]
+        for index, matte, what in zip(self.calls[-1], mattes, expected, strict=True):
+            if what is not None:
+                self.expected[index] = what
+                matte += np.float32(self.sway) * (what.matte + what.reach - 2 * matte)
+        return mattes
 
     @property
     def seen(self) -> list[int]:
@@ -197,9 +211,9 @@ def test_a_part_is_as_in_the_whole(first: int, count: int, block: int, is_adapti
     assert end is not None
     assert begin <= first
     assert end >= stop
-    whole = np.concatenate([b.matte for b in run(pictures, Eye(mattes), rhythm)])
+    whole = np.concatenate([b.matte for b in run(pictures, Eye(mattes, 0.1), rhythm)])
     part = np.concatenate(
-        [b.matte for b in run(pictures[: min(end, frames)], Eye(mattes), rhythm, first=begin)]
+        [b.matte for b in run(pictures[: min(end, frames)], Eye(mattes, 0.1), rhythm, first=begin)]
     )
     np.testing.assert_array_equal(part[first - begin : stop - begin], whole[first:stop])
 
@@ -211,6 +225,49 @@ def test_looks_next_to_each_other_differ(rhythm: Rhythm) -> None:
         same = sum(a == b for a, b in itertools.pairwise(turns))
         assert same <= len(turns) // 4
         assert set(turns) == {0, 1, 2, 3}
+
+
+def growing(to: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return 17 frames of a still ground, of which the network sees more from the ninth on."""
+    pictures, mattes = moving(17, 0)
+    mattes[8:] = 0
+    mattes[8:, 20:44, 8 : 8 + to] = 1
+    return pictures, mattes
+
+
+def test_what_is_expected_is_told_where_the_network_is_of_one_mind() -> None:
+    pictures, mattes = growing(33)  # 24 of 33 columns are in both
+    eye = Eye(mattes)
+    run(pictures, eye, ADAPTIVE)
+
+    # Between the ends of the block in which they differ, never at an end.
+    assert {3, 4} & set(eye.expected)
+    assert set(eye.expected) == set(eye.seen) - {0, 8, 16}
+    for index, what in eye.expected.items():
+        assert 0 < index < 8
+        # In both, the square; in neither, what no end shows.
+        np.testing.assert_allclose(what.matte[20:44, 9:31], 1, atol=1e-3)
+        assert what.matte[:, 45:].max() < 1e-3
+        np.testing.assert_allclose(what.reach, mattes[8], atol=1e-3)
+
+
+def test_nothing_is_expected_where_the_network_is_of_two_minds() -> None:
+    pictures, mattes = growing(72)
+    eye = Eye(mattes)
+    run(pictures, eye, ADAPTIVE)
+
+    assert set(eye.seen) > {0, 8, 16}
+    assert not eye.expected
+
+
+def test_nothing_is_expected_next_to_a_cut() -> None:
+    pictures, mattes = growing(33)
+    pictures[4:] = ground(7)[::-1]
+    eye = Eye(mattes)
+    run(pictures, eye, ADAPTIVE)
+
+    assert {3, 4} <= set(eye.seen)
+    assert not {0, 3, 4, 8, 16} & set(eye.expected)
 
 
 @pytest.mark.parametrize("block", [0, -1, MOST_FRAMES + 1])
@@ -291,3 +348,65 @@ def test_a_trim_has_the_mattes_of_the_whole_clip(tmp_path: Path, options: dict[s
         pipeline.run(Job(source, output, **times, **options), segmenter=Counting())
         planes[name] = decode_planes(tmp_path / f"{name}.mkv")[0]
     np.testing.assert_array_equal(planes["part"], planes["all"][27:38])
+
+
+def flickering(path: Path, width: int) -> Path:
+    """Write 40 frames of a green square that moves, with a band that is bright half of the time.
+
+    So what :class:`Counting` sees at one end of a block is not all that it sees at the other. The
+    square is told from the ground by its chroma.
+    """
+    luma = np.tile(ground()[..., 1] // 2, (4, 4))[:192, :width]
+    frames = []
+    for n in range(40):
+        left = 60 + n // 2 * 2
+        picture, chroma = luma.copy(), np.full((2, 96, -(-width // 2)), 128, np.uint8)
+        picture[70:94, left : left + 24] = 110
+        chroma[:, 35:47, left // 2 : left // 2 + 12] = 64
+        picture[94:102, left : left + 24] = 150 if n // 8 % 2 else 110
+        frames.append(picture.tobytes() + chroma.tobytes())
+    return make_clip(path, size=(width, 192), frames=40, raw=b"".join(frames))
+
+
+@dataclass
+class Sized(Counting):
+    """Keeps which sizes it saw."""
+
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.sizes += [rgb.shape[1:3]] * len(rgb)
+        return super().__call__(rgb)
+
+
+@pytest.mark.parametrize("width", [288, 287])  # chroma ends amid a pixel
+def test_a_small_subject_is_looked_at_closer(tmp_path: Path, width: int) -> None:
+    source = flickering(tmp_path / "in.mkv", width)
+    network = Sized(square_size=(192, 192))
+    found = list(pipeline.read_mattes(matte_job(source, smooth=0.8), probe(source), network))
+    mattes = np.concatenate([batch.matte for batch in found])
+
+    closer = [size for size in network.sizes if size in {(128, 192), (128, 128)}]
+    assert len(closer) >= 4
+    assert len(network.sizes) < 40
+    for n, matte in enumerate(mattes):
+        square = np.zeros_like(matte, bool)
+        left = 60 + n // 2 * 2
+        square[70:94, left : left + 24] = True
+        assert matte[square].mean() > 0.9
+        # Around the square and its band nothing.
+        square[66:106, left - 4 : left + 28] = True
+        assert matte[~square].max() < 0.1
+
+
+def test_a_trim_with_closer_looks_has_the_mattes_of_the_whole_clip(tmp_path: Path) -> None:
+    source = flickering(tmp_path / "in.mkv", 288)
+    info = probe(source)
+    found = []
+    for first, stop in ((0, 40), (19, 30)):
+        network = Sized(square_size=(192, 192))
+        job = matte_job(source)
+        read = pipeline.read_mattes(job, info, network, first=first, stop=stop)
+        found.append(np.concatenate([batch.matte for batch in read]))
+        assert {(128, 192), (128, 128)} & set(network.sizes)
+    np.testing.assert_array_equal(found[1], found[0][19:30])

@@ -34,7 +34,7 @@ from vidbg.media.probe import check_readable, probe
 from vidbg.media.sequence import is_sequence
 from vidbg.prefetch import Prefetch
 from vidbg.profile import count_frames, stage
-from vidbg.temporal.keyframes import ADAPTIVE, EVERY_FRAME, Rhythm, carried
+from vidbg.temporal.keyframes import ADAPTIVE, EVERY_FRAME, Expected, Rhythm, carried
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FRAMES, smooth
 
 if TYPE_CHECKING:
@@ -296,11 +296,20 @@ def segment(
     colour = colours.resolve(info.colour, info.format, info.height)
 
     def look(
-        batch: FrameBatch, thumbnails: NDArray[np.uint8], places: Sequence[int]
+        batch: FrameBatch,
+        thumbnails: NDArray[np.uint8],
+        places: Sequence[int],
+        expected: Sequence[Expected | None],
     ) -> NDArray[np.float32]:
-        picture = partial(_shown, batch, thumbnails, colour, places)
         chosen = [turns[rhythm.turn(batch.first_index + n) % len(turns)] for n in places]
-        return views.seen(segmenter, picture, chosen, size)
+        closer = [
+            None if what is None else _seen_closer(segmenter, batch, n, colour, ways, what)
+            for n, ways, what in zip(places, chosen, expected, strict=True)
+        ]
+        left = [number for number, matte in enumerate(closer) if matte is None]
+        picture = partial(_shown, batch, thumbnails, colour, [places[n] for n in left])
+        whole = iter(views.seen(segmenter, picture, [chosen[n] for n in left], size))
+        return np.stack([next(whole) if matte is None else matte for matte in closer])
 
     pictured = (
         (batch, colours.planes_to_rgb(batch.planes, batch.format, colour, size)) for batch in frames
@@ -309,7 +318,9 @@ def segment(
         yield from stage("carry").each(carried(pictured, look, rhythm))
         return
     for batch, thumbnails in pictured:
-        yield MattedBatch(batch, thumbnails, look(batch, thumbnails, range(len(batch))))
+        places = range(len(batch))
+        mattes = look(batch, thumbnails, places, [None] * len(places))
+        yield MattedBatch(batch, thumbnails, mattes)
         del batch, thumbnails
 
 
@@ -328,6 +339,40 @@ def _shown(
     first, second, third = batch.planes
     return colours.planes_to_rgb(
         (first[chosen], second[chosen], third[chosen]), batch.format, colour, size
+    )
+
+
+def _seen_closer(
+    segmenter: Segmenter,
+    batch: FrameBatch,
+    place: int,
+    colour: Colour,
+    ways: Sequence[views.View],
+    expected: Expected,
+) -> NDArray[np.float32] | None:
+    """Return a frame's matte from a look where its subject is, or None if that will not do."""
+    height, width = batch.planes[0].shape[1:]
+    down, across = batch.format.log2_chroma_h, batch.format.log2_chroma_w
+    box = views.box_around(expected.reach, (height, width), (1 << down, 1 << across))
+    if box is None or len(ways) != 1:
+        return None
+    first, second, third = (
+        plane[
+            place : place + 1,
+            box.top >> y : -(-box.bottom >> y),
+            box.left >> x : -(-box.right >> x),
+        ]
+        for plane, y, x in zip(batch.planes, (0, down, down), (0, across, across), strict=True)
+    )
+    size = views.closer_size(ways[0].size)
+    picture = colours.planes_to_rgb((first, second, third), batch.format, colour, size)[0]
+    return views.seen_closer(
+        segmenter,
+        picture,
+        box,
+        (height, width),
+        expected.matte,
+        is_mirrored=ways[0].is_mirrored,
     )
 
 

@@ -10,6 +10,8 @@ what is carried from one end is what was seen at the other, all between is known
 amid them is looked at; where that shows what was carried there, it was enough, otherwise both
 halves are gone through in the same way. So a clip that moves fast, and one of which the network
 sees another thing in each frame, gets all the looks it needs, and one that stands still an eighth.
+Looks at frames between come with what is expected there, and may go where the subject is; those at
+the ends of blocks and next to cuts see whole frames, and so what is new.
 
 Blocks begin at frames whose number in the clip is a multiple of the block's length, and nothing
 outside of a block has a say in it, but for what tells cuts: a part of a clip comes out as it does
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
 
     Matte = NDArray[np.float32]
     Pictured = tuple[FrameBatch, NDArray[np.uint8]]
-    # Makes mattes of some frames of a batch, by their places in it.
-    Look = Callable[[FrameBatch, NDArray[np.uint8], Sequence[int]], Matte]
+    # Makes mattes of some frames of a batch, by their places in it and what is expected of each.
+    Look = Callable[
+        [FrameBatch, NDArray[np.uint8], Sequence[int], Sequence["Expected | None"]], Matte
+    ]
     # Has the network look at frames, as far as it did not.
     Ask = Callable[[Iterable["_Frame"]], None]
 
@@ -57,6 +61,10 @@ _ADAPTIVE_FRAMES: Final = 8
 _LIKE_OTHER_END: Final = 0.2
 _LIKE_MIDDLE: Final = 0.2
 _LIKE_PART: Final = 0.35
+# Up to so much that is otherwise from one end of a block to the other, it is one subject that
+# moves, to be looked for where it is expected. Beyond, the network may have seen two, and a look at
+# the place of one would leave out the other.
+_TRACKED: Final = 0.5
 # A subject of less than this share of the picture counts as large as it: its edge is all there is.
 _LEAST_SUBJECT: Final = 0.01
 # What is carried along a way that cannot be trusted counts so little, where there is no better.
@@ -122,6 +130,19 @@ ADAPTIVE: Final = Rhythm()
 EVERY_FRAME: Final = Rhythm(1, is_adaptive=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """What is known of a matte before a look, where what the network saw around it agrees.
+
+    Attributes:
+        matte: Carried to the frame, float32 ``(h, w)``.
+        reach: Where the subject is in this, or in what it was carried from: the most of them.
+    """
+
+    matte: Matte
+    reach: Matte
+
+
 @dataclass(slots=True, eq=False)
 class _Frame:
     """What is known of a frame between decoding and the end of its block.
@@ -134,6 +155,7 @@ class _Frame:
         shot: Equal for frames of one shot.
         matte: float32 ``(h, w)``, or None before it was looked at or carried to.
         trust: How far the matte is to be trusted, or None where the network looked.
+        expected: What it is to find, while it looks.
     """
 
     index: int
@@ -143,6 +165,7 @@ class _Frame:
     shot: int = 0
     matte: Matte | None = None
     trust: Matte | None = None
+    expected: Expected | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,7 +195,8 @@ def carried(pictured: Iterable[Pictured], look: Look, rhythm: Rhythm) -> Iterato
 
     Args:
         pictured: Consecutive frames in batches, with their thumbnails, all of one size.
-        look: Makes mattes float32 ``(n, h, w)`` of frames of a batch.
+        look: Makes mattes float32 ``(n, h, w)`` of frames of a batch. The ends of blocks, and
+            frames on either side of a cut, come without expectations.
         rhythm: Which frames are looked at.
     """
     held: deque[_Batch] = deque()
@@ -185,7 +209,8 @@ def carried(pictured: Iterable[Pictured], look: Look, rhythm: Rhythm) -> Iterato
         for batch in held:
             chosen = [n for n, frame in enumerate(batch.members) if frame.index in wanted]
             if chosen:  # all of a batch at once
-                mattes = look(batch.frames, batch.thumbnails, chosen)
+                expected = [batch.members[place].expected for place in chosen]
+                mattes = look(batch.frames, batch.thumbnails, chosen, expected)
                 for place, matte in zip(chosen, mattes, strict=True):
                     batch.members[place].matte = matte
 
@@ -266,8 +291,10 @@ def _fill(block: Sequence[_Frame], ask: Ask, rhythm: Rhythm) -> None:
     for start, stop in zip(starts, [*starts[1:], len(block)], strict=True):
         shot = block[start:stop]
         ask((shot[0], shot[-1]))
-        if rhythm.is_adaptive and len(shot) > 2 and not _is_enough(shot, motions):
-            _look_between(shot, ask, motions, _LIKE_MIDDLE)
+        if rhythm.is_adaptive and len(shot) > 2:
+            apart = _apart(shot, motions)
+            if apart >= _LIKE_OTHER_END:
+                _look_between(shot, ask, motions, _LIKE_MIDDLE, is_tracked=apart < _TRACKED)
         keys = [n for n, frame in enumerate(shot) if frame.matte is not None]
         for left, right in itertools.pairwise(keys):
             for n in range(left + 1, right):
@@ -276,22 +303,29 @@ def _fill(block: Sequence[_Frame], ask: Ask, rhythm: Rhythm) -> None:
                 shot[n].matte, shot[n].trust = found
 
 
-def _is_enough(shot: Sequence[_Frame], motions: _Motions) -> bool:
-    """Say whether what is seen at one end is what is seen at the other."""
+def _apart(shot: Sequence[_Frame], motions: _Motions) -> float:
+    """Return what part of the subject that is seen at one end is not what is seen at the other."""
     matte, _ = _carried_to(shot[-1], shot[:1], motions)
-    return _disagreement(matte, _matte_of(shot[-1])) < _LIKE_OTHER_END
+    return _disagreement(matte, _matte_of(shot[-1]))
 
 
-def _look_between(frames: Sequence[_Frame], ask: Ask, motions: _Motions, most: float) -> None:
+def _look_between(
+    frames: Sequence[_Frame], ask: Ask, motions: _Motions, most: float, *, is_tracked: bool
+) -> None:
     """Look at the frame in the middle, and at those in the halves unless it was as expected."""
     if len(frames) <= 2:
         return
-    middle = (len(frames) - 1) // 2
-    expected, _ = _carried_to(frames[middle], (frames[0], frames[-1]), motions)
-    ask((frames[middle],))
-    if _disagreement(expected, _matte_of(frames[middle])) >= most:
-        _look_between(frames[: middle + 1], ask, motions, _LIKE_PART)
-        _look_between(frames[middle:], ask, motions, _LIKE_PART)
+    place = (len(frames) - 1) // 2
+    middle, ends = frames[place], (frames[0], frames[-1])
+    carried_there, _ = _carried_to(middle, ends, motions)
+    if is_tracked:
+        reach = np.maximum(carried_there, np.maximum(*map(_matte_of, ends)))
+        middle.expected = Expected(carried_there, reach)
+    ask((middle,))
+    middle.expected = None
+    if _disagreement(carried_there, _matte_of(middle)) >= most:
+        for half in (frames[: place + 1], frames[place:]):
+            _look_between(half, ask, motions, _LIKE_PART, is_tracked=is_tracked)
 
 
 def _disagreement(one: Matte, other: Matte) -> float:
