@@ -119,6 +119,8 @@ def run(
                 segmenter = open_mattes(job.matte_in, info, first, stop)
             else:
                 segmenter = load(job, info, first, stop, on_download=on_download)
+        if work is not None:  # a keyer, and ready mattes, are the same everywhere
+            work.made_by(getattr(segmenter, "way", ""))
         batch_size = _batch_size(job, segmenter, info)
         scenery = _scenery(job, info, behind_info, batch_size, done)
         begin = first + done
@@ -193,8 +195,6 @@ def read_mattes(
     """
     batch_size = _batch_size(job, segmenter, info)
     begin, end = _reach(job, segmenter, info, first, stop)
-    if end is not None and info.frame_count is not None:
-        end = min(end, info.frame_count)
     reader = FrameReader(
         info,
         batch_size=batch_size,

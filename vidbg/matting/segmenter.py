@@ -171,6 +171,13 @@ class NetworkSegmenter:
         """
         return self._precision
 
+    @property
+    def way(self) -> str:
+        """What runs it, where and in what, for people."""
+        if self._engine is not None:
+            return f"OpenVINO in {self.precision}"
+        return f"PyTorch in {self.precision} on {self.device.type}"
+
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         """Return (height, width), multiples of 32, about as many pixels as in training.
 
@@ -345,7 +352,7 @@ def load_segmenter(
     if threads is not None and threads < 1:
         raise ValueError(f"{threads} threads")
     # Before a download of 176 MB.
-    place = "cpu" if _has_only_a_cpu(device) else resolve_device(device)
+    place = "cpu" if has_only_a_cpu(device) else resolve_device(device)
     is_cpu = str(place) == "cpu"
     chosen_precision = _resolve_precision(precision, place)
     if is_cpu:
@@ -435,8 +442,8 @@ def _engine(
         if precision == "int8" and ranges is None:
             return None
         return engines.Engine(architecture, source.parameters, spec, threads, ranges)
-    except engines.NotConvertible as reason:
-        logger.info("not in OpenVINO: %s", reason)
+    except (engines.NotConvertible, RuntimeError) as reason:  # the latter is OpenVINO's own
+        logger.info("not in OpenVINO: %s", str(reason).partition("\n")[0])
         return None
 
 
@@ -503,7 +510,7 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda", int(index or 0))
 
 
-def _has_only_a_cpu(device: str) -> bool:
+def has_only_a_cpu(device: str) -> bool:
     """Return whether a device's name means the CPU, as far as can be told without PyTorch."""
     if device != "auto":
         return device == "cpu"
