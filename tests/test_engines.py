@@ -225,6 +225,20 @@ def test_threads_are_as_many_as_asked_for() -> None:
     assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
 
 
+@pytest.mark.parametrize(
+    ("wanted", "threads"),
+    [(None, 6), ("", 6), ("1", 1), ("4,2", 4), ("64", 6), ("0", 6), ("many", 6)],
+)
+def test_openmps_variable_counts_for_openvino_too(
+    wanted: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines.machine, "cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    assert engines._threads() == threads
+
+
 def test_memory_does_not_grow() -> None:
     engine = default_engine()
     sizes = [(32 * rows, 32 * columns) for rows in (2, 3) for columns in (2, 3, 4)]
@@ -261,6 +275,22 @@ Edit = Callable[[Parameters], object]
             "batch norm of stage1.rebnconvin has another width",
         ),
         (lambda d: d.update({"outconv.bias": np.zeros(1, np.int64)}), "outconv.bias is not made"),
+        (
+            lambda d: d.update({"side2.weight": np.full((1, 64, 3, 3), 1e300)}),
+            "side2.weight is not made of finite numbers",
+        ),
+        (
+            lambda d: d.update({"side2.bias": np.array(1.0, np.float32)}),
+            r"side2 is \(1, 64, 3, 3\) in place of",
+        ),
+        (
+            lambda d: d["stage1.rebnconvin.bn_s1.running_var"].fill(-1),
+            "batch norm of stage1.rebnconvin has a negative variance",
+        ),
+        (
+            lambda d: (d["side2.weight"].fill(1e30), d["outconv.weight"].fill(1e30)),
+            "side2 is too large for float32",
+        ),
     ],
 )
 def test_parameters_that_are_not_those_of_the_network(edit: Edit, message: str) -> None:
@@ -330,6 +360,16 @@ def test_an_openvino_that_cannot_be_loaded_is_done_without(
     assert any("OpenVINO cannot be loaded" in message for message in caplog.messages)
 
 
+def test_an_openvino_without_its_cpu_plugin_is_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> bool:
+        raise RuntimeError("Exception from core.cpp:\nno such plugin")
+
+    monkeypatch.setattr(engines, "multiplies_bytes", fail)
+    assert load_segmenter(device="cpu").engine == "torch"
+
+
 def test_a_half_precision_is_pytorchs() -> None:
     network = load_segmenter(device="cpu", precision="bf16")
     assert (network.engine, network.precision) == ("torch", "bf16")
@@ -345,7 +385,11 @@ def test_output_that_is_not_finite_is_an_error() -> None:
     from vidbg.errors import WeightsError
 
     parameters = parameters_of(random_network())
-    parameters["stage1.rebnconvin.bn_s1.weight"].fill(3e38)
+    # One side map is infinite, another minus that. In the layers before them a ReLU hides NaN.
+    parameters["stage1.rebnconvin.bn_s1.bias"].fill(3e38)
+    parameters["side1.weight"].fill(1e30)
+    parameters["side2.weight"].fill(-1e30)
+    parameters["outconv.weight"].fill(1)
     spec = ARCHITECTURES["u2netp"]
     loud = NetworkSegmenter(Engine("u2netp", parameters, spec), spec, "loud")
     with pytest.raises(WeightsError, match="output of loud is not finite"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -410,3 +410,20 @@ def test_a_trim_with_closer_looks_has_the_mattes_of_the_whole_clip(tmp_path: Pat
         found.append(np.concatenate([batch.matte for batch in read]))
         assert {(128, 192), (128, 128)} & set(network.sizes)
     np.testing.assert_array_equal(found[1], found[0][19:30])
+
+
+@pytest.mark.parametrize("believed", [28, 33, 40, None])
+def test_a_part_is_as_in_the_whole_whatever_the_clip_says_of_its_length(
+    tmp_path: Path, believed: int | None
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", size=(64, 48), frames=33)
+    info = replace(probe(source), frame_count=believed)
+    job = matte_job(source, every=5)
+
+    def mattes(first: int, stop: int | None) -> NDArray[np.float32]:
+        found = pipeline.read_mattes(job, info, Counting(), first=first, stop=stop)
+        return np.concatenate([batch.matte for batch in found])
+
+    whole = mattes(0, None)
+    assert len(whole) == 33
+    np.testing.assert_array_equal(mattes(22, 31), whole[22:31])

@@ -299,15 +299,16 @@ def test_no_network_is_loaded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(alpha, levels_of(4))
 
 
-def test_models_are_refused_beside_a_matte(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "value"), [("--model", "chroma"), ("--every", "3")])
+def test_what_is_for_networks_is_refused_beside_a_matte(option: str, value: str) -> None:
     done = subprocess.run(
-        [VIDBG, "in.mkv", "--alpha", "--matte-in", "m.mkv", "--model", "chroma"],
+        [VIDBG, "in.mkv", "--alpha", "--matte-in", "m.mkv", option, value],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 2
-    assert "--model has no effect on --matte-in" in done.stderr
+    assert f"{option} has no effect on --matte-in" in done.stderr
 
 
 def test_ranges_of_any_kind() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options_of(**given: object) -> dict[str, Any]:
     """Options as the command line has them, those that matter here."""
-    usual = {"looks": "1", "device": "cpu", "hwaccel": "none", "codec": None, "edges": None}
-    return usual | given
+    usual = {"looks": "1", "every": "auto", "device": "cpu", "hwaccel": "none"}
+    return usual | {"codec": None, "edges": None} | given
 
 
 def dominated_by(stage: str, share: float = 0.714) -> Profile:
@@ -54,6 +56,7 @@ def dominated_by(stage: str, share: float = 0.714) -> Profile:
     [
         ("network", {}, ["The network takes 71% of the time: ", "NVIDIA"]),
         ("network", {"looks": "4"}, ["--looks 1 needs 1/4"]),
+        ("network", {"every": "1"}, ["without --every 1"]),
         ("encode", {}, ["Encoding takes 71%", "--hwaccel auto", "--preset"]),
         ("encode", {"codec": "prores"}, ["--codec"]),
         ("refine", {"edges": "fine"}, ["--edges fast"]),
@@ -77,6 +80,30 @@ def test_one_sentence_names_what_is_slowest_and_the_way_out(
 
 def test_clips_done_in_one_command_are_not_told_to_be() -> None:
     assert "one command" not in sentence(dominated_by("start-up"), options_of(), is_batch=True)
+
+
+def test_pytorch_is_not_loaded_to_say_a_sentence() -> None:
+    program = """
+        import sys
+        from vidbg.cli.profiling import sentence
+        from vidbg.profile import Profile, Spent
+        network = Spent("network", 7.5, 0.5, 4.0, 2.0, 0.7)
+        profile = Profile(50, 10.0, 9.0, 2.5, (network,), (), "network")
+        options = {"looks": "1", "every": "auto", "device": "cpu"}
+        assert "NVIDIA" in sentence(profile, options)
+        print(*{"torch"} & set(sys.modules))
+    """
+    # In a process of its own: here others have loaded it.
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
 
 
 def test_figures_are_those_of_a_frame() -> None:

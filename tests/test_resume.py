@@ -203,6 +203,7 @@ WHOLE = Journal(
     TERMS,
     (Finished(GRID, (10, 20), False), Finished(GRID, (11, 21), False), Finished(5, (1, 2), True)),
     ((0, (1234, 5678)),),
+    "OpenVINO in int8",
 )
 
 
@@ -221,7 +222,9 @@ def test_a_torn_journal_says_no_more_than_its_whole_lines() -> None:
             assert journal is None
             continue
         assert journal is not None
-        assert journal.segments == WHOLE.segments[: whole - 1]
+        # The second line says what ran the network.
+        assert journal.network == (WHOLE.network if whole > 1 else "")
+        assert journal.segments == WHOLE.segments[: max(0, whole - 2)]
         assert bool(journal.published) == (whole == len(lines))
 
 
@@ -482,6 +485,27 @@ def taken_up(job: Job) -> tuple[Result, list[int]]:
     told: list[int] = []
     result = run(job, segmenter=Flicker(), on_progress=lambda so_far: told.append(so_far.frames))
     return result, told
+
+
+@dataclass
+class Placed(Flicker):
+    """A segmenter that says what it runs in."""
+
+    way: str = ""
+
+
+@pytest.mark.parametrize("later", ["OpenVINO in int8", "PyTorch in fp32 on cpu"])
+def test_a_network_that_runs_elsewhere_on_the_way_is_told_of(
+    tmp_path: Path, clip: Path, later: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_for(clip, tmp_path / "out.mkv", codec="ffv1")
+    first = "OpenVINO in int8"
+    with pytest.raises(Interrupted):
+        run(job, segmenter=Placed(way=first), on_progress=interrupt_at(GRID + 3))
+    assert run(job, segmenter=Placed(way=later)).earlier_frames == GRID
+    told = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert len(told) == (later != first)
+    assert all(first in line and later in line for line in told)
 
 
 @pytest.mark.parametrize(("suffix", "kind", "codec"), WRITTEN)

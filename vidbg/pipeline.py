@@ -121,6 +121,8 @@ def run(
                 segmenter = open_mattes(job.matte_in, info, first, stop)
             else:
                 segmenter = load(job, info, first, stop, on_download=on_download)
+        if work is not None:  # a keyer, and ready mattes, are the same everywhere
+            work.made_by(getattr(segmenter, "way", ""))
         batch_size = _batch_size(job, segmenter, info)
         on_device = _stages_on_device(job, segmenter, info)
         if on_device is not None and job.batch_size is None:
@@ -207,8 +209,6 @@ def read_mattes(
     """
     batch_size = _batch_size(job, segmenter, info)
     begin, end = _reach(job, segmenter, info, first, stop)
-    if end is not None and info.frame_count is not None:
-        end = min(end, info.frame_count)
     reader = FrameReader(
         info,
         batch_size=batch_size,

@@ -314,8 +314,9 @@ class Meter:
         total: defaultdict[str, _Sum] = defaultdict(_Sum)
         waited: defaultdict[tuple[str, str], float] = defaultdict(float)
         own_cpu_s = 0.0
-        for lane in self._lanes:
-            for (kind, name), (lane_wall_s, lane_cpu_s) in lane.spent.items():
+        for lane in list(self._lanes):
+            # A copy: of a batch that was cut short, threads may go on for a while.
+            for (kind, name), (lane_wall_s, lane_cpu_s) in dict(lane.spent).items():
                 own_cpu_s += lane_cpu_s
                 if kind in ("room", "items"):
                     waited[kind, name] += lane_wall_s
@@ -467,7 +468,7 @@ def _shares(lanes: Sequence[_Lane], queues: Collection[str]) -> dict[str, float]
         lambda: defaultdict(float)
     )
     for lane in lanes:
-        for what, (wall_s, _) in lane.spent.items():
+        for what, (wall_s, _) in dict(lane.spent).items():
             if what[0] != "room":
                 by_first[lane.first if lane.first in queues else ""][what] += wall_s
     shares: defaultdict[str, float] = defaultdict(float)

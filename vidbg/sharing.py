@@ -138,6 +138,11 @@ class SharedNetwork:
         return self._network.is_slow
 
     @property
+    def way(self) -> str:
+        """What runs the network."""
+        return self._network.way
+
+    @property
     def square_size(self) -> tuple[int, int]:
         """The network's own (height, width) for squeezed pictures."""
         return self._network.square_size

@@ -83,8 +83,8 @@ def lines_of(profile: Profile, said: str) -> list[str]:
     )
     lines = [f"profile of {frames} frames in {profile.wall_s:.1f} s:", *_aligned(rows)]
     lines.append(
-        "Stages work at the same time. Libraries (PyTorch, OpenCV) have threads of their own, "
-        "which help several of them."
+        "Stages work at the same time. Libraries (OpenVINO, PyTorch, OpenCV) have threads of "
+        "their own, which help several of them."
     )
     if not profile.is_ffmpeg_known:
         lines.append("What FFmpeg took of the processors is not known on this system.")
@@ -171,12 +171,14 @@ def _way_out(stage: str, options: dict[str, Any], is_batch: bool) -> str:
 
 
 def _network_way_out(options: dict[str, Any]) -> str:
-    from vidbg.matting.segmenter import has_only_a_cpu, resolve_device  # loaded: a network has run
+    # Loaded already: a network has run. Without PyTorch, which is not loaded to say a sentence.
+    from vidbg.matting.segmenter import has_only_a_cpu, resolve_device
 
     if int(options["looks"]) > 1:
         return f"--looks 1 needs 1/{options['looks']} of that"
-    device = options["device"]
-    if has_only_a_cpu(device) or resolve_device(device).type == "cpu":
+    if options["every"] == "1":
+        return "without --every 1 it looks at fewer frames"
+    if has_only_a_cpu(options["device"]) or resolve_device(options["device"]).type == "cpu":
         return "a computer with an NVIDIA card, or a Mac with its own chip, is many times faster"
     return "`vidbg models` lists networks of several sizes"
 

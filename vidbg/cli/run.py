@@ -381,7 +381,7 @@ def job_of(kind: str, options: dict[str, Any]) -> Job:
         if not any(is_sequence(Path(path)) for path in given if path is not None):
             raise click.UsageError("--in-fps is for picture sequences.")
     if options["matte_in"] is not None and was_given("matte_in"):
-        for name in ("model", "weights", "device", "precision"):
+        for name in ("model", "weights", "device", "precision", "looks", "every"):
             if was_given(name):
                 raise click.UsageError(f"--{name} has no effect on --matte-in, which is ready.")
     backdrop = None

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import platform
 import sys
 import threading
@@ -119,7 +120,8 @@ class Engine:
         architecture: A name from :data:`LAYOUTS`.
         parameters: Those of the network by their names in a checkpoint, of any floating dtype.
         spec: The normalisation of its input.
-        threads: How many threads it uses; None for the cores of this process.
+        threads: How many threads it uses; None for the cores of this process, or as few as
+            OMP_NUM_THREADS asks for, which OpenVINO by itself does not know.
         ranges: How large its maps become, for int8.
 
     Raises:
@@ -145,7 +147,7 @@ class Engine:
         self._ranges = ranges
         self._core = openvino.Core()
         self._options = {
-            "INFERENCE_NUM_THREADS": threads or machine.cores(),
+            "INFERENCE_NUM_THREADS": threads or _threads(),
             "NUM_STREAMS": 1,
             # Maps and weights that are not int8 stay float32 where the CPU could do with less.
             "INFERENCE_PRECISION_HINT": "f32",
@@ -184,6 +186,14 @@ class Engine:
             self._requests[size] = compiled.create_infer_request()
         self._requests.move_to_end(size)
         return self._requests[size]
+
+
+def _threads() -> int:
+    """Return how many threads a network uses unless somebody says: as PyTorch would have it."""
+    # OpenMP allows one number for each level of nesting.
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    cores = machine.cores()
+    return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores
 
 
 def multiplies_bytes() -> bool:
@@ -259,7 +269,8 @@ class _Layers:
     """The convolutions of a checkpoint, batch norm folded in, by their names.
 
     Raises:
-        NotConvertible: A parameter is not finite, or is no array of floating-point numbers.
+        NotConvertible: A parameter is not finite in float32, or is no array of floating-point
+            numbers.
     """
 
     def __init__(self, parameters: Mapping[str, NDArray[Any]]) -> None:
@@ -267,9 +278,10 @@ class _Layers:
         for name, values in parameters.items():
             if name.endswith(".num_batches_tracked"):
                 continue
-            if values.dtype.kind != "f" or not np.isfinite(values).all():
+            with np.errstate(over="ignore"):  # what is too large shows below
+                self._parameters[name] = values.astype(np.float32)
+            if values.dtype.kind != "f" or not np.isfinite(self._parameters[name]).all():
                 raise NotConvertible(f"{name} is not made of finite numbers")
-            self._parameters[name] = values.astype(np.float32)
         self._used: set[str] = set()
 
     def unused(self) -> list[str]:
@@ -286,13 +298,17 @@ class _Layers:
         """
         weight = self._parameter(f"{name}.weight")
         bias = self._parameter(f"{name}.bias")
-        shape = (len(bias), in_channels, kernel, kernel)
+        shape = (bias.size, in_channels, kernel, kernel)
         if bias.ndim != 1 or weight.shape != shape:
             raise NotConvertible(f"{name} is {weight.shape} in place of {shape}")
         return weight, bias
 
     def block(self, name: str, in_channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the convolution of a block with batch norm, which is folded into it."""
+        """Return the convolution of a block with batch norm, which is folded into it.
+
+        Raises:
+            NotConvertible: As :meth:`convolution`, or the batch norm is none.
+        """
         weight, bias = self.convolution(f"{name}.conv_s1", in_channels)
         norm = {
             part: self._parameter(f"{name}.bn_s1.{part}")
@@ -300,7 +316,10 @@ class _Layers:
         }
         if any(values.shape != bias.shape for values in norm.values()):
             raise NotConvertible(f"the batch norm of {name} has another width")
-        factor = norm["weight"] / np.sqrt(norm["running_var"] + _BATCH_NORM_EPS)
+        variance = norm["running_var"] + _BATCH_NORM_EPS
+        if not (variance > 0).all():
+            raise NotConvertible(f"the batch norm of {name} has a negative variance")
+        factor = norm["weight"] / np.sqrt(variance)
         folded = weight * factor[:, None, None, None]
         return folded, (bias - norm["running_mean"]) * factor + norm["bias"]
 
@@ -464,6 +483,9 @@ class _Graph:
         """Return a convolution that keeps the size but for its stride, scales taken into it."""
         op = self._op
         scaled = weight * x.scale[None, :, None, None] / scale[:, None, None, None]
+        # A layer that is not finite would not show: what OpenVINO makes of NaN in a ReLU is 0.
+        if max(np.abs(scaled).max(), np.abs(bias / scale).max()) > np.finfo(np.float32).max:
+            raise NotConvertible(f"{name} is too large for float32")
         taps: Any = op.constant(scaled.astype(np.float32))
         # Pictures are not from 0 to 1; the layer that reads them costs next to nothing.
         if self._ranges is not None and x.is_bytes:

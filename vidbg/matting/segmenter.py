@@ -174,6 +174,13 @@ class NetworkSegmenter:
         """
         return self._precision
 
+    @property
+    def way(self) -> str:
+        """What runs it, where and in what, for people."""
+        if self._engine is not None:
+            return f"OpenVINO in {self.precision}"
+        return f"PyTorch in {self.precision} on {self.device.type}"
+
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         """Return (height, width), multiples of 32, about as many pixels as in training.
 
@@ -491,8 +498,8 @@ def _engine(
         if precision == "int8" and ranges is None:
             return None
         return engines.Engine(architecture, source.parameters, spec, threads, ranges)
-    except engines.NotConvertible as reason:
-        logger.info("not in OpenVINO: %s", reason)
+    except (engines.NotConvertible, RuntimeError) as reason:  # the latter is OpenVINO's own
+        logger.info("not in OpenVINO: %s", str(reason).partition("\n")[0])
         return None
 
 

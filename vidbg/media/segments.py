@@ -141,15 +141,19 @@ class Journal:
         segments: The finished ones, in order.
         published: By number of the output, inode and size of each file that was about to get
             its final name.
+        network: What ran the network, in the last run; "" where there was none to speak of.
     """
 
     terms: Terms
     segments: tuple[Finished, ...] = ()
     published: tuple[tuple[int, tuple[int, int]], ...] = ()
+    network: str = ""
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of the file."""
         yield _line(asdict(self.terms))
+        if self.network:
+            yield _line({"network": self.network})
         for number, segment in enumerate(self.segments):
             yield _line({"segment": number, **asdict(segment)})
         for number, identity in self.published:
@@ -177,6 +181,7 @@ def parse_journal(content: bytes) -> Journal | None:
             return None
     except (ValueError, TypeError, KeyError):
         return None
+    network = ""
     segments: list[Finished] = []
     published: list[tuple[int, tuple[int, int]]] = []
     for line in rest:
@@ -186,6 +191,9 @@ def parse_journal(content: bytes) -> Journal | None:
                 inode, size = record["identity"]
                 published.append((int(record["published"]), (int(inode), int(size))))
                 continue
+            if "network" in record:
+                network = str(record["network"])
+                continue
             sizes = tuple(int(size) for size in record["sizes"])
             segment = Finished(int(record["frames"]), sizes, bool(record["is_last"]))
             if record["segment"] != len(segments) or not _follows(segment, segments, terms):
@@ -193,7 +201,7 @@ def parse_journal(content: bytes) -> Journal | None:
         except (ValueError, TypeError, KeyError):
             break
         segments.append(segment)
-    return Journal(terms, tuple(segments), tuple(published))
+    return Journal(terms, tuple(segments), tuple(published), network)
 
 
 def _follows(segment: Finished, before: Sequence[Finished], terms: Terms) -> bool:
@@ -300,6 +308,29 @@ class Work:
         """Return how many threads an output's encoder has, in every segment the same."""
         encoder = formats.CODECS[self.outputs[output].codec].encoder
         return encode.encoder_threads(encoder, self.journal.terms.processors)
+
+    def made_by(self, network: str) -> None:
+        """Note what runs the network from here on, and say so where it was another before.
+
+        Args:
+            network: Such as "OpenVINO in int8": what "auto" found here and now.
+
+        Raises:
+            OutputError: The journal cannot be written.
+        """
+        before = self.journal.network
+        if network in ("", before):
+            return
+        if before and self.journal.segments:
+            logger.warning(
+                "%s: of the finished frames the network ran in %s, now it runs in %s: "
+                "mattes may change a little where these meet",
+                self.outputs[0].path,
+                before,
+                network,
+            )
+        self._append({"network": network})
+        self.journal = replace(self.journal, network=network)
 
     def add(self, *, is_last: bool, frames: int) -> None:
         """Note that the next segment's files are there.
