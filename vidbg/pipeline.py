@@ -336,10 +336,10 @@ def _shown(
     chosen = [places[number] for number in numbers]
     if thumbnails.shape[1:3] == size:
         return thumbnails[chosen]
-    first, second, third = batch.planes
-    return colours.planes_to_rgb(
-        (first[chosen], second[chosen], third[chosen]), batch.format, colour, size
-    )
+    planes = first, second, third = batch.planes
+    if chosen != list(range(len(batch))):
+        planes = first[chosen], second[chosen], third[chosen]
+    return colours.planes_to_rgb(planes, batch.format, colour, size)
 
 
 def _seen_closer(

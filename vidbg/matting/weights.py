@@ -608,6 +608,9 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int | None]:
     # TypeError and AttributeError are for numbers that NumPy has not.
     except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
         raise WeightsError(f"cannot be read into arrays: {error}", path=path) from error
+    # With ml_dtypes installed bfloat16 comes as a type of that, which nothing else computes with.
+    if any(array.dtype.kind not in "fiu" for array in arrays.values()):
+        raise WeightsError("has numbers in it that NumPy has not", path=path)
     return arrays, _input_side_px(facts, path)
 
 

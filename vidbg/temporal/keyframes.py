@@ -2,8 +2,8 @@
 
 Neighbouring frames show almost the same, and the network is nearly all of the time. So it looks at
 some, the key frames, and the matte is carried to the others along the motion, from the key frames
-before and after: block-matched mattes between key frames are as old as video matting (Y.-Y. Chuang
-et al., "Video matting of complex scenes", SIGGRAPH 2002).
+before and after, as Y.-Y. Chuang et al., "Video matting of complex scenes", SIGGRAPH 2002, carry
+trimaps that somebody drew on key frames.
 
 Which frames need a look shows in what a look brings. A block of frames has one at either end. If
 what is carried from one end is what was seen at the other, all between is known. If not, the frame
