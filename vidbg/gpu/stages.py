@@ -32,6 +32,7 @@ from vidbg.gpu.smooth import smooth
 from vidbg.gpu.thumbnail import planes_to_rgb
 from vidbg.gpu.transfer import Downloads, Uploads
 from vidbg.matting.refine import AS_IT_IS, Controls
+from vidbg.matting.views import by_size
 from vidbg.prefetch import Prefetch
 from vidbg.profile import stage
 
@@ -244,14 +245,7 @@ class Stages:
     ) -> torch.Tensor:
         """Return the mattes of frames, each the mean of what is seen through its views."""
         mattes: list[torch.Tensor | None] = [None] * len(views)
-        # All of one size at once: a device is used best by few large calls.
-        for shape in dict.fromkeys(view.size for some in views for view in some):
-            looks = [
-                (number, view.is_mirrored)
-                for number, some in enumerate(views)
-                for view in some
-                if view.size == shape
-            ]
+        for shape, looks in by_size(views):
             numbers = [number for number, _ in looks]
             if shape == self._size:
                 pictures = chosen(thumbnails, numbers)

@@ -26,7 +26,7 @@ import numpy as np
 from vidbg.profile import stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -124,6 +124,28 @@ def turns(
     return rounds if in_turn else rounds[:1]
 
 
+def by_size(
+    views: Sequence[Sequence[View]],
+) -> Iterator[tuple[tuple[int, int], list[tuple[int, bool]]]]:
+    """Yield each size of views with its looks: numbers of frames, and whether they are mirrored.
+
+    All of one size belong together: a device is used best by few large calls.
+
+    Args:
+        views: Those of each frame.
+    """
+    for size in dict.fromkeys(view.size for chosen in views for view in chosen):
+        yield (
+            size,
+            [
+                (number, view.is_mirrored)
+                for number, chosen in enumerate(views)
+                for view in chosen
+                if view.size == size
+            ],
+        )
+
+
 @stage("network")
 def seen(
     segmenter: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
@@ -143,14 +165,7 @@ def seen(
         float32 ``(B, height, width)``.
     """
     mattes = np.zeros((len(views), *size), np.float32)
-    # All of one size at once: a device is used best by few large calls.
-    for shape in dict.fromkeys(view.size for chosen in views for view in chosen):
-        looks = [
-            (number, view.is_mirrored)
-            for number, chosen in enumerate(views)
-            for view in chosen
-            if view.size == shape
-        ]
+    for shape, looks in by_size(views):
         pictures = picture(shape, [number for number, _ in looks])
         for place, (_, is_mirrored) in enumerate(looks):
             if is_mirrored:
