@@ -609,7 +609,10 @@ def _within(
 
 
 def _part(batch: MattedBatch, start: int, stop: int) -> MattedBatch:
-    """Return some frames of a batch: views, or the batch itself where that is all of it."""
+    """Return some frames of a batch: views, or the batch itself where that is all of it.
+
+    Its mattes are final: trust and shots, which smoothing looks at, are left behind.
+    """
     frames = batch.frames
     if start == 0 and stop >= len(frames):
         return batch
@@ -625,7 +628,6 @@ def _part(batch: MattedBatch, start: int, stop: int) -> MattedBatch:
         ),
         batch.thumbnails[chosen],
         batch.matte[chosen],
-        None if batch.trust is None else batch.trust[chosen],
     )
 
 
