@@ -115,6 +115,9 @@ class Remembering:
         """The (height, width) that the network wants of squeezed pictures."""
         return self._network.square_size
 
+    def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Do nothing: what was seen before needs no network."""
+
     def batch_size(self, height: int, width: int) -> int:
         """Return 1."""
         return 1

@@ -220,6 +220,20 @@ def test_calls_from_several_threads_take_turns() -> None:
     np.testing.assert_array_equal(np.concatenate([found[n] for n in range(4)]), engine(rgb))
 
 
+def test_sizes_made_ready_together_see_what_they_see_one_by_one() -> None:
+    one_by_one, together = default_engine(), default_engine()
+    sizes = [(64, 96), (64, 64), (64, 96), (96, 64)]
+    together.prepare(sizes)
+    assert list(together._requests) == [(64, 96), (64, 64), (96, 64)]
+    ready = dict(together._requests)
+    for height, width in sizes:
+        rgb = pictures(1, height, width)
+        np.testing.assert_array_equal(together(rgb), one_by_one(rgb))
+    assert together._requests == ready
+    together.prepare((32 * n, 32) for n in range(2, 9))
+    assert list(together._requests) == [(32 * n, 32) for n in range(2, 2 + engines._SIZES_KEPT)]
+
+
 def test_threads_are_as_many_as_asked_for() -> None:
     request = default_engine("fp32", threads=1)._request((64, 64))
     assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1

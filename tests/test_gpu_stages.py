@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -49,6 +49,9 @@ class Bright:
     square_size: tuple[int, int] = (40, 40)
     is_slow: bool = False
     calls: list[tuple[int, ...]] = field(default_factory=list)
+
+    def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
+        pass
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         return height // 2, width // 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -304,6 +304,9 @@ class Counting:
     square_size: tuple[int, int] = (48, 48)
     is_slow: bool = True
     frames: int = 0
+
+    def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
+        pass
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         return height, width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -195,6 +195,9 @@ class Edges:
     name: str = "edges"
     square_size: tuple[int, int] = (40, 40)
     is_slow: bool = False
+
+    def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
+        pass
 
     def input_size(self, width: int, height: int, sar: Fraction = Fraction(1)) -> tuple[int, int]:
         return height, width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ class Network(LeftHalf):
 
     square_size = (48, 48)
     is_slow = False
+
+    def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
+        pass
 
     def __call__(self, rgb: Picture) -> NDArray[np.float32]:
         return super().__call__(rgb.swapaxes(1, 2)).swapaxes(1, 2)

@@ -293,6 +293,8 @@ def segment(
     size = segmenter.input_size(info.width, info.height, info.sar)
     if turns is None:
         turns = ((views.View(size),),)
+    if isinstance(segmenter, views.Versatile):
+        segmenter.prepare(view.size for ways in turns for view in ways)
     colour = colours.resolve(info.colour, info.format, info.height)
 
     def look(

@@ -122,6 +122,7 @@ class _Remembering:
         self.name = segmenter.name
         self.square_size = network.square_size
         self.is_slow = network.is_slow
+        self.prepare = network.prepare
         self._segmenter = segmenter
         self._known: dict[tuple[tuple[int, ...], bytes], NDArray[np.float32]] = {}
 

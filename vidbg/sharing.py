@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -146,6 +146,11 @@ class SharedNetwork:
     def square_size(self) -> tuple[int, int]:
         """The network's own (height, width) for squeezed pictures."""
         return self._network.square_size
+
+    def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Make the network ready for pictures of some (height, width)."""
+        with self._my_turn():
+            self._network.prepare(sizes)
 
     def batch_size(self, height: int, width: int) -> int:
         """Return the network's own choice, which it may make by running."""

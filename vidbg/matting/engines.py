@@ -25,7 +25,8 @@ import platform
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,16 +177,33 @@ class Engine:
                 matte[:] = request.get_output_tensor(0).data[0]
         return mattes
 
+    def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Make ready for pictures of some sizes, on as many cores.
+
+        Args:
+            sizes: (height, width), multiples of 32. Of more than are kept, the first.
+        """
+        with self._turn, ThreadPoolExecutor(machine.cores(), "compile") as pool:
+            missing = [size for size in dict.fromkeys(sizes) if size not in self._requests]
+            del missing[_SIZES_KEPT:]
+            for size, request in zip(missing, pool.map(self._made, missing), strict=True):
+                self._keep(size, request)
+
     def _request(self, size: tuple[int, int]) -> Any:
         """Return what runs pictures of a size, made on first use."""
         if size not in self._requests:
-            if len(self._requests) >= _SIZES_KEPT:
-                self._requests.popitem(last=False)
-            model = _written(self._architecture, self._layers, self._spec, size, self._ranges)
-            compiled = self._core.compile_model(model, "CPU", self._options)
-            self._requests[size] = compiled.create_infer_request()
+            self._keep(size, self._made(size))
         self._requests.move_to_end(size)
         return self._requests[size]
+
+    def _made(self, size: tuple[int, int]) -> Any:
+        model = _written(self._architecture, self._layers, self._spec, size, self._ranges)
+        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+
+    def _keep(self, size: tuple[int, int], request: Any) -> None:
+        if len(self._requests) >= _SIZES_KEPT:
+            self._requests.popitem(last=False)
+        self._requests[size] = request
 
 
 def _threads() -> int:

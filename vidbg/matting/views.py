@@ -26,7 +26,7 @@ import numpy as np
 from vidbg.profile import stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -64,6 +64,10 @@ class Versatile(Protocol):
     @property
     def square_size(self) -> tuple[int, int]:
         """The (height, width) of pictures that are squeezed into a square."""
+        ...
+
+    def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Make ready what pictures of some (height, width) will need, where that takes long."""
         ...
 
 
