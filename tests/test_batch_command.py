@@ -57,6 +57,22 @@ def results(run: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {Path(c["clip"]).name: c["result"] for c in summary["clips"]}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_folder_of_results_may_end_in_a_slash(
+    clip: Path, tmp_path: Path, is_there: bool
+) -> None:
+    folder, out, mattes = (tmp_path / name for name in ("clips", "out", "mattes"))
+    folder.mkdir()
+    shutil.copy(clip, folder / "a.mp4")
+    if is_there:
+        out.mkdir()
+    run = vidbg(folder, *RED, "-o", f"{out}{os.sep}", "--matte-out", f"{mattes}{os.sep}")
+    assert run.returncode == 0, run.stderr
+    assert files(out) == ["a.vidbg.mp4"]
+    assert files(mattes) == ["a.matte.vidbg.mp4"]
+    assert stream_facts(out / "a.vidbg.mp4").frames == 5
+
+
 def test_a_folder_with_a_bad_clip_in_the_middle(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = vidbg(clips, *RED, "-o", out, "--recursive", "--jobs", "2")

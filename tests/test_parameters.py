@@ -119,4 +119,7 @@ def test_a_separator_at_the_end_names_a_folder() -> None:
     folder = OutputPath().convert(f"out{os.sep}", None, None)
     assert isinstance(folder, FolderPath)
     assert folder == Path("out")
+    inside = folder / "talk.mp4"
+    assert inside == Path("out/talk.mp4")
+    assert not isinstance(inside, FolderPath)
     assert not isinstance(OutputPath().convert("out", None, None), FolderPath)

@@ -3,10 +3,87 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from vidbg.errors import OutputError
+from vidbg.lock import take_lock
+
+_MAX_STEM = 40
+
+
+class Part:
+    """A file or folder beside a result, which holds it until it is whole; made here, and empty.
+
+    It is locked as long as the job runs. What a job was killed over is locked by nobody, and goes
+    when the same result is made again. Not on Windows, where nothing that is open can be renamed.
+
+    Attributes:
+        path: Its name, which no other job uses.
+
+    Args:
+        stem: What its name begins with; a long one is cut, or the part's would be too long where
+            the result's own is not.
+        suffix: What its name ends in, with a dot in front.
+        folder: Where it lies.
+        make: Makes it, and fails if there is such a thing.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self, folder: Path, stem: str, suffix: str, make: Callable[[Path], None]) -> None:
+        self._lock: int | None = None
+        stem = stem[:_MAX_STEM]
+        _sweep(folder, re.compile(rf"{re.escape(stem)}\.[0-9a-f]{{8}}\.part{re.escape(suffix)}"))
+        while True:
+            self.path = folder / f"{stem}.{secrets.token_hex(4)}.part{suffix}"
+            make(self.path)
+            if sys.platform == "win32" or self._is_locked():
+                return
+            self.release()
+
+    def _is_locked(self) -> bool:
+        """Lock it; say whether it is still there, and was not swept away before it was locked."""
+        try:
+            self._lock = os.open(self.path, os.O_RDONLY)
+            with suppress(OSError):  # some file systems have no locks, which is no reason to fail
+                try:
+                    take_lock(self._lock)
+                except BlockingIOError:
+                    return False
+            return os.path.samestat(self.path.stat(), os.fstat(self._lock))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let go of it: it has its final name, or is gone."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _sweep(folder: Path, pattern: re.Pattern[str]) -> None:
+    """Remove the parts of such names that nobody works on any more."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if pattern.fullmatch(path.name)]:
+            with suppress(OSError):  # locked: somebody does
+                lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    take_lock(lock)
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+                finally:
+                    os.close(lock)
 
 
 def take_name(part: Path, path: Path, overwrite: bool) -> None:

@@ -164,6 +164,10 @@ class Device(click.ParamType):  # type: ignore[type-arg]
 class FolderPath(type(Path())):  # type: ignore[misc]
     """A path that was written with a separator at its end: it means a folder, there or not."""
 
+    def __truediv__(self, name: str | os.PathLike[str]) -> Path:
+        """Return what is in it: a path like any other, which the separator says nothing of."""
+        return Path(self) / name
+
 
 class OutputPath(click.Path):
     """The name of a result, which tells a folder from a file by a separator at its end."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import struct
 import time
@@ -16,7 +15,7 @@ from typing import Final
 
 from vidbg.errors import OutputError
 from vidbg.media import ffmpeg as ff
-from vidbg.whole import take_name
+from vidbg.whole import Part, take_name
 
 # A printf pattern with one number in it; "%%" is a percent sign.
 _PATTERN = re.compile(r"((?:[^%]|%%)*)%(?:0(\d{1,2}))?d((?:[^%]|%%)*)", re.ASCII)
@@ -118,9 +117,9 @@ class Folder:
         try:
             self._is_new = not folder.exists()
             around = folder.parent if self._is_new else folder
-            name = folder.name[:40] if self._is_new else ""
-            self.path = around / f"{name}.{secrets.token_hex(4)}.part.frames"
-            self.path.mkdir()
+            name = folder.name if self._is_new else ""
+            self._part = Part(around, name, ".frames", Path.mkdir)
+            self.path = self._part.path
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror})", path=folder) from error
         self._named: list[Path] = []
@@ -172,6 +171,7 @@ class Folder:
     def discard(self) -> None:
         """Remove what is not published."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self._part.release()
 
 
 class Archive:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -52,7 +51,7 @@ from vidbg.media.stored import (
 )
 from vidbg.prefetch import Prefetch
 from vidbg.profile import stage
-from vidbg.whole import take_name
+from vidbg.whole import Part, take_name
 
 if TYPE_CHECKING:
     from vidbg.frames import Plane, Planes
@@ -130,6 +129,7 @@ class Sink:
         if output.is_sequence and not info.is_image:
             self._container = formats.SEQUENCE
             self._folder = pngs.Folder(output.path)
+        self._held: Part | None = None
         self._part = self._folder.path if self._folder else self._new_part()
         is_archive = output.suffix == ".zip"
         self._archive: pngs.Archive | None = None
@@ -294,7 +294,12 @@ class Sink:
 
     def _new_part(self) -> Path:
         """Return the name that the file has until it is finished."""
-        return _part_file(self.output.path)
+        path = self.output.path
+        try:
+            self._held = Part(path.parent, path.stem, path.suffix, _make_empty)
+        except OSError as error:
+            raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
+        return self._held.path
 
     def _runs_in(self) -> Path | None:
         """Return where FFmpeg runs, or None for where we do."""
@@ -456,6 +461,8 @@ class Sink:
             self._folder.discard()
         else:
             self._part.unlink(missing_ok=True)
+            if self._held is not None:
+                self._held.release()
 
     def _wait(self) -> int:
         """Wait for FFmpeg's end and return its status, for as long as it goes on writing.
@@ -726,12 +733,6 @@ def _subtitles(info: VideoInfo, container: formats.Container) -> list[tuple[int,
     return taken
 
 
-def _part_file(path: Path) -> Path:
-    """Create and return an empty file of a new name beside ``path``, for FFmpeg to fill."""
-    # A long name is cut, or the part's would be too long where the result's own is not.
-    part = path.with_name(f"{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
-    try:
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", path=path) from error
-    return part
+def _make_empty(path: Path) -> None:
+    """Make an empty file, for FFmpeg to fill."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
