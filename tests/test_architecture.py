@@ -47,7 +47,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "media.ffmpeg": set(),
         "media.timing": set(),
         "media.sequence": {"media.formats"},
-        "media.spool": set(),
+        "media.spool": {"media.inputs"},
         "media.light": set(),
         "media.inputs": set(),
         "matting.__init__": set(),

@@ -802,11 +802,11 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("size", [(100_000, 100_000), (12_000, 9_000)])
+@pytest.mark.parametrize("size", [(100_000, 100_000), (12_000, 12_000)])
 def test_a_picture_of_absurd_size_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(*size))
-    with pytest.raises(InputError, match=r"bomb\.png: a picture of too many pixels"):
+    with pytest.raises(InputError, match=r"bomb\.png: .* pixels"):
         background.still(path, "cover", target())
 
 
@@ -838,7 +838,7 @@ def test_damaged_pictures_raise_nothing_else(data: st.DataObject) -> None:
 
 def complaint_about(path: Path) -> str:
     try:
-        background._read_picture(path)
+        background._read_picture(path, 1_000_000)
     except InputError as error:
         return str(error)
     return ""

@@ -228,4 +228,8 @@ def test_options_have_the_names_of_the_command_line() -> None:
         if name.startswith("--")
     }
     of_the_command_line = {"config", "print-config", "json", "debug", "version"}
-    assert long_names - settable == of_the_command_line | {"overwrite", "allow-url"}
+    assert long_names - settable == of_the_command_line | {
+        "overwrite",
+        "allow-url",
+        "allow-playlists",
+    }

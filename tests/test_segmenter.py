@@ -440,6 +440,7 @@ def test_the_default_model_is_used_when_nothing_is_asked_for(
         return checkpoint
 
     monkeypatch.setattr(segmenter_module, "ensure", ensure)
+    monkeypatch.setattr(segmenter_module, "read_once", lambda path, spec: path.read_bytes())
     monkeypatch.setattr(segmenter_module, "default_model", lambda: "u2netp")
     assert load_segmenter(device="cpu").name == "u2netp"
     assert load_segmenter("u2netp", device="cpu").name == "u2netp"
@@ -508,6 +509,7 @@ def test_a_default_below_target_says_so_unless_it_was_chosen(
     short = replace(spec_of("u2netp"), below_target="its mean J is 88 % of that of others")
     monkeypatch.setattr(segmenter_module, "spec_of", lambda name: short)
     monkeypatch.setattr(segmenter_module, "ensure", lambda name, progress: checkpoint)
+    monkeypatch.setattr(segmenter_module, "read_once", lambda path, spec: path.read_bytes())
     with caplog.at_level(logging.INFO):
         load_segmenter("u2netp", device="cpu")
         load_segmenter(weights=checkpoint, device="cpu")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
     Plane = NDArray[np.uint8] | NDArray[np.uint16]
     Planes = tuple[Plane, Plane, Plane]
+
+MAX_PIXELS: Final = 1 << 27
+"""Pixels that a frame may have unless its user says otherwise: 16,384 x 8,192, more than 12K video.
+
+A file of a few bytes can claim any size. At this one a frame takes 200 MB in 8 bits.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +207,7 @@ class VideoInfo:
         mastering: What an HDR clip was graded on, where it says so.
         timecode: The first frame's SMPTE time code, "hh:mm:ss:ff" or with ";" before the
             frames where numbers are dropped; "" where the file has none.
+        max_pixels: What its decoders refuse to go beyond, later in the clip too.
     """
 
     path: Path
@@ -232,6 +239,7 @@ class VideoInfo:
     sequence: PictureSequence | None = None
     mastering: Mastering | None = None
     timecode: str = ""
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

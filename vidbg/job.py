@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from vidbg.frames import MAX_PIXELS
 from vidbg.matting import chroma, refine, views
 from vidbg.media import audio, background, encode
 from vidbg.temporal import keyframes
@@ -50,6 +51,8 @@ class Job:
         feather_px: Pixels over which the matte's edge is softened besides.
         despill: Take the old background's tint off the subject; None for the model's default.
         allow_damaged: Keep what decodes of a damaged clip instead of refusing it.
+        max_pixels: The most pixels that a frame of the clip, the background or ready mattes may
+            have, 1 or more: what claims to be larger is refused before there is room for it.
         in_fps: Frames per second of picture sequences; None for 25.
         matte_in: Mattes that are ready, in place of a network: a video, picture or picture
             sequence with a frame for each of the clip's, or of its trim. They are neither
@@ -89,6 +92,7 @@ class Job:
     feather_px: float = 0.0
     despill: bool | None = None
     allow_damaged: bool = False
+    max_pixels: int = MAX_PIXELS
     in_fps: Fraction | None = None
     matte_in: Path | None = None
     resume: bool = False
@@ -114,6 +118,8 @@ class Job:
             raise ValueError(f"every {self.every}th frame is not in 1..{keyframes.MOST_FRAMES}")
         if self.in_fps is not None and self.in_fps <= 0:
             raise ValueError(f"{self.in_fps} frames per second")
+        if self.max_pixels < 1:
+            raise ValueError(f"frames of at most {self.max_pixels} pixels")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batches of {self.batch_size} frames")
         _ = self.controls  # which says what is wrong with them
@@ -193,6 +199,7 @@ class Matting(TypedDict, total=False):
     feather_px: float
     despill: bool | None
     allow_damaged: bool
+    max_pixels: int
     in_fps: Fraction | None
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Fields of a job and of its outputs that change nothing in what is made, only where it lies and
 # how it gets there.
-_HOW = frozenset({"path", "overwrite", "resume"})
+_HOW = frozenset({"path", "overwrite", "resume", "max_pixels"})
 
 
 def fingerprint(job: Job) -> str:

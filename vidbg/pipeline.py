@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
@@ -118,7 +117,7 @@ def run(
             return _result(job, info, began, done, done)
         if segmenter is None:
             if job.matte_in is not None:
-                segmenter = open_mattes(job.matte_in, info, first, stop)
+                segmenter = open_mattes(job.matte_in, info, first, stop, max_pixels=job.max_pixels)
             else:
                 segmenter = load(job, info, first, stop, on_download=on_download)
         if work is not None:  # a keyer, and ready mattes, are the same everywhere
@@ -667,7 +666,7 @@ def _checked(job: Job) -> VideoInfo:
     for output in job.outputs:
         if job.matte_in is not None and _is_same_file(job.matte_in, output.path):
             raise OutputError("is the matte itself", path=output.path, hint="Choose another name")
-    info = _probed(job.source, job.in_fps)
+    info = _probed(job.source, job)
     for output in job.outputs:
         is_numbered = output.is_sequence and not info.is_image
         is_picture = output.suffix in encode.PICTURE_SUFFIXES and not is_numbered
@@ -708,10 +707,10 @@ def _checked(job: Job) -> VideoInfo:
 
 
 @stage("probe")
-def _probed(path: Path, in_fps: Fraction | None) -> VideoInfo:
+def _probed(path: Path, job: Job) -> VideoInfo:
     """Probe a clip, and say which rate pictures are given where nobody said it."""
-    info = probe(path, in_fps)
-    if info.sequence is not None and in_fps is None:
+    info = probe(path, job.in_fps, max_pixels=job.max_pixels)
+    if info.sequence is not None and job.in_fps is None:
         logger.info(
             "%s: %d pictures, taken as %s a second; --in-fps says otherwise",
             path,
@@ -851,7 +850,7 @@ def _background_info(job: Job) -> VideoInfo | None:
             raise OutputError(
                 "is the background itself", path=output.path, hint="Choose another name"
             )
-    return _probed(path, job.in_fps)
+    return _probed(path, job)
 
 
 def read_background(job: Job, info: VideoInfo, first: int) -> Iterable[Planes] | None:
@@ -892,7 +891,8 @@ def _scenery(
         return itertools.repeat(background.solid(chosen.rgb, target))
     # Only FFmpeg knows what the light of an HDR picture means.
     if behind_info is None or (behind_info.is_image and light_of(behind_info.colour) == "sdr"):
-        return itertools.repeat(background.still(chosen, job.bg_fit, target))
+        picture = background.still(chosen, job.bg_fit, target, job.max_pixels)
+        return itertools.repeat(picture)
     return background.BackgroundVideo(
         behind_info,
         target,

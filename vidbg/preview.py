@@ -74,7 +74,7 @@ def draw_sheet(
     if not jobs:
         raise ValueError("no jobs")
     first_job = next(iter(jobs.values()))
-    info = probe(first_job.source, first_job.in_fps)
+    info = probe(first_job.source, first_job.in_fps, max_pixels=first_job.max_pixels)
     if info.missing_frames and not first_job.allow_damaged:
         raise damaged_error(info, "the file is cut short")
     frames = _frames_at(info, times_s) if times_s else _spread(info)

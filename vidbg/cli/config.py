@@ -32,11 +32,11 @@ _NETWORK, _OF_A_NETWORK = (
 # Nor does it go with mattes that are ready.
 _READY = "matte_in"
 # Of the command line alone: what the file cannot know, and what a folder from elsewhere must not
-# ask for, to replace files or to open the network.
+# ask for, to replace files, to open the network or to read files that a file names.
 _UNSETTABLE = frozenset(
     {
         *("sources", "config", "print_config", "as_json", "debug", "version", "help"),
-        *("overwrite", "allow_url"),
+        *("overwrite", "allow_url", "allow_playlists"),
     }
 )
 # Of a whole run, not of one clip.

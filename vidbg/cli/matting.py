@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vidbg.cli.parameters import Device, Every, Key, Length, Rate, Share, Time
+from vidbg.frames import MAX_PIXELS
 
 if TYPE_CHECKING:
     from vidbg.job import Matting
@@ -107,6 +108,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "picture before a gap.",
     ),
     click.option(
+        "--max-pixels",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=MAX_PIXELS,
+        show_default=True,
+        help="Refuse files with more pixels a frame than this: 12K video fits, and what merely "
+        "claims to be huge takes no memory.",
+    ),
+    click.option(
         "--in-fps",
         metavar="RATE",
         type=Rate(),
@@ -193,6 +203,7 @@ def matting_fields(options: dict[str, Any]) -> Matting:
         "feather_px": options["feather"] or 0,
         "despill": options["despill"],
         "allow_damaged": options["allow_damaged"],
+        "max_pixels": options["max_pixels"],
         "in_fps": options["in_fps"],
     }
 

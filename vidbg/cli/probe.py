@@ -9,19 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vidbg.frames import MAX_PIXELS
+
 if TYPE_CHECKING:
     from vidbg.frames import VideoInfo
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option(
+    "--max-pixels",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=MAX_PIXELS,
+    show_default=True,
+    help="Refuse a file with more pixels a frame than this.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, help="Show a traceback if it fails.")
-def show(source: Path, as_json: bool, debug: bool) -> None:
+def show(source: Path, max_pixels: int, as_json: bool, debug: bool) -> None:
     """Print what vidbg understands of a video or picture."""
     from vidbg.media.probe import probe
 
-    info = probe(source)
+    info = probe(source, max_pixels=max_pixels)
     if as_json:
         click.echo(json.dumps(_fields(info)))
         return

@@ -104,6 +104,12 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     is_flag=True,
     help="INPUT and SRC may be http or https URLs: they are downloaded first.",
 )
+@click.option(
+    "--allow-playlists",
+    is_flag=True,
+    help="INPUT and SRC may be HLS playlists (.m3u8) of files that lie in their folders: they are "
+    "joined first.",
+)
 @background_options
 @click.option("--start", type=Time(), help="Begin here: seconds, or hh:mm:ss.ms.")
 @click.option("--end", type=Time(), help="End here: seconds, or hh:mm:ss.ms.")
@@ -243,10 +249,24 @@ def _is_path(source: str) -> bool:
 
 
 def _is_stored(options: dict[str, Any]) -> bool:
-    """Say whether INPUT or the background is standard input or a URL, and has to be stored."""
+    """Say whether INPUT or the background is no one file, and has to be stored as such."""
     from vidbg.media import spool
 
-    return not _is_path(options["source"]) or spool.is_url(options["bg"] or "")
+    return (
+        not _is_path(options["source"])
+        or spool.is_url(options["bg"] or "")
+        or any(_playlist(options, name) for name in ("source", "bg"))
+    )
+
+
+def _playlist(options: dict[str, Any], name: str) -> Path | None:
+    """Return INPUT or the background if it is a playlist that may be followed, else None."""
+    from vidbg.media import spool
+
+    if not options["allow_playlists"] or options[name] is None:
+        return None
+    path = Path(options[name])
+    return path if spool.is_playlist(path) else None
 
 
 def _check_urls(options: dict[str, Any]) -> None:
@@ -263,7 +283,9 @@ def _check_urls(options: dict[str, Any]) -> None:
             raise click.UsageError(f"{text}: URLs are of http or https.")
     # Each run stores them anew, and cannot know that they are the same.
     if options["resume"] and _is_stored(options):
-        raise click.UsageError("--resume is for files: store standard input and URLs as such.")
+        raise click.UsageError(
+            "--resume is for files: store standard input, URLs and playlists as such."
+        )
     if options["output"] is None and not _is_path(source):
         raise click.UsageError(f"Say with -o what to write: {source} has no folder.")
     if source == "-" and (sys.stdin is None or sys.stdin.isatty()):
@@ -272,7 +294,7 @@ def _check_urls(options: dict[str, Any]) -> None:
 
 @contextmanager
 def _as_files(job: Job, options: dict[str, Any]) -> Iterator[Job]:
-    """Give the job with standard input and URLs as files, which are removed again."""
+    """Give the job with standard input, URLs and playlists as files, which are removed again."""
     from vidbg.media import encode, pngs, spool
 
     source, behind = options["source"], options["bg"]
@@ -291,6 +313,11 @@ def _as_files(job: Job, options: dict[str, Any]) -> Iterator[Job]:
             job = replace(job, source=stored.enter_context(spool.from_url(source, folder)))
         if spool.is_url(behind or ""):
             job = replace(job, background=stored.enter_context(spool.from_url(behind, folder)))
+        if (playlist := _playlist(options, "source")) is not None:
+            job = replace(job, source=stored.enter_context(spool.from_playlist(playlist, folder)))
+        if (playlist := _playlist(options, "bg")) is not None:
+            joined = stored.enter_context(spool.from_playlist(playlist, folder))
+            job = replace(job, background=joined)
         yield job
 
 

@@ -188,7 +188,7 @@ def evaluate_clip(
     Raises:
         VidbgError: Something cannot be read or made, or sizes or counts differ.
     """
-    info = probe(job.source, job.in_fps)
+    info = probe(job.source, job.in_fps, max_pixels=job.max_pixels)
     if info.missing_frames and not job.allow_damaged:
         raise damaged_error(info, "the file is cut short")
     if truth is None and info.is_image:
@@ -253,7 +253,7 @@ def evaluate_pictures(
     tally = _Tally(kind, 1, is_clip=False)
     made_by = ""
     for picture, true, matte in chosen:
-        info = probe(picture)
+        info = probe(picture, max_pixels=job.max_pixels)
         if matte is None:
             # A screen has another colour in each picture, a network is the same for all.
             maker = segmenter or pipeline.load(job, info, on_download=on_download)

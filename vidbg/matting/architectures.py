@@ -173,18 +173,22 @@ class TrainedNetwork:
     input_side_px: int | None
 
 
-def load_network(path: Path, expected: str | None = None) -> TrainedNetwork:
+def load_network(
+    path: Path, expected: str | None = None, content: bytes | None = None
+) -> TrainedNetwork:
     """Return the network that a checkpoint is for, with its weights.
 
     Args:
         path: What :func:`vidbg.matting.weights.load_checkpoint` reads.
         expected: The architecture that it has to be.
+        content: What :func:`vidbg.matting.weights.read_once` returned of it, or None to read it
+            here.
 
     Raises:
         WeightsError: The file cannot be used, or is for another network.
         VidbgError: The network needs a package that is not installed.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, content)
     state_dict = checkpoint.state_dict
     try:
         name = architecture_of(state_dict)

@@ -27,6 +27,7 @@ from vidbg.matting.weights import (
     ensure,
     ranges_of,
     read_arrays,
+    read_once,
     spec_of,
 )
 
@@ -429,13 +430,15 @@ def load_segmenter(
     if model is None and published is not None and published.below_target is not None:
         logger.info("%s", below_target_note(published))
     path = ensure(name, progress) if weights is None else Path(weights)
+    # Checked and used is the same content, should somebody replace the file meanwhile.
+    content = read_once(path, published if weights is None else None)
     expected = published.architecture if published else None
     # An engine takes what it computes in by itself; PyTorch is only loaded for what needs it.
     for_engine = is_cpu and precision in ("auto", "fp32", "int8") and engines.is_installed()
-    source = _without_torch(path, expected) if for_engine else None
+    source = _without_torch(path, content, expected) if for_engine else None
     trained = None
     if source is None:
-        trained = load_network(path, expected=expected)
+        trained = load_network(path, expected, content)
         source = _Source(
             trained.architecture,
             {key: tensor.numpy() for key, tensor in trained.network.state_dict().items()},
@@ -444,7 +447,7 @@ def load_segmenter(
     spec: ModelSpec | Architecture = published or source.architecture
     if weights is not None and source.input_side_px is not None:
         spec = replace(spec, input_side_px=source.input_side_px)
-    engine = _engine(path, source, spec, precision, threads) if for_engine else None
+    engine = _engine(path, content, source, spec, precision, threads) if for_engine else None
     if engine is not None:
         logger.info("%s runs in OpenVINO in %s", name, engine.precision)
         return NetworkSegmenter(engine, spec, name)
@@ -458,7 +461,7 @@ def load_segmenter(
 
         torch.set_num_threads(threads)
     if trained is None:
-        trained = load_network(path, expected=expected)
+        trained = load_network(path, expected, content)
     logger.info("%s runs in PyTorch in %s on %s", name, chosen_precision, place)
     return NetworkSegmenter(trained.network, spec, name, place, chosen_precision)
 
@@ -478,13 +481,13 @@ class _Source:
     input_side_px: int | None
 
 
-def _without_torch(path: Path, expected: str | None) -> _Source | None:
+def _without_torch(path: Path, content: bytes, expected: str | None) -> _Source | None:
     """Return what is in a network's file, in a process that stays without PyTorch's 200 MB.
 
     None of one that is not as it should be: reading that again with PyTorch says what is wrong.
     """
     try:
-        parameters, input_side_px = read_arrays(path)
+        parameters, input_side_px = read_arrays(path, content)
         name = architecture_of(parameters)
     except WeightsError:
         return None
@@ -495,6 +498,7 @@ def _without_torch(path: Path, expected: str | None) -> _Source | None:
 
 def _engine(
     path: Path,
+    content: bytes,
     source: _Source,
     spec: ModelSpec | Architecture,
     precision: str,
@@ -502,7 +506,7 @@ def _engine(
 ) -> engines.Engine | None:
     """Return an engine for a network, or None if it cannot be had."""
     architecture = source.architecture.name
-    ranges = None if precision == "fp32" else ranges_of(path)
+    ranges = None if precision == "fp32" else ranges_of(path, content)
     try:
         if precision == "auto" and ranges is not None and not engines.multiplies_bytes():
             ranges = None

@@ -1,6 +1,6 @@
-"""A PyTorch checkpoint as safetensors on standard output: a program that ends before work begins.
+"""A PyTorch checkpoint from standard input as safetensors on standard output: a brief program.
 
-    python -P -m vidbg.matting.unpickle CHECKPOINT
+    python -P -m vidbg.matting.unpickle NAME < CHECKPOINT
 
 PyTorch takes 200 MB of memory and gives none of it back; whoever computes without it has the file
 read by this (:func:`vidbg.matting.weights.read_arrays`).
@@ -20,7 +20,7 @@ def main() -> int:
     from safetensors.torch import save
 
     try:
-        checkpoint = load_checkpoint(Path(sys.argv[1]))
+        checkpoint = load_checkpoint(Path(sys.argv[1]), sys.stdin.buffer.read())
     except WeightsError:
         return 1
     # Tensors may be views of one another, which the format does not have.

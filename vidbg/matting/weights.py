@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import importlib.resources
+import io
 import json
 import logging
 import os
@@ -153,15 +154,16 @@ class Ranges:
     exact: frozenset[str]
 
 
-def ranges_of(path: Path) -> Ranges | None:
+def ranges_of(path: Path, content: bytes | None = None) -> Ranges | None:
     """Return the ranges that were measured for the weights in a file, told by its SHA-256.
 
     Args:
         path: A file of weights, which is there.
+        content: What :func:`read_once` returned of it, or None to read it here.
     """
     import numpy as np
 
-    digest = _sha256(path)
+    digest = _sha256(path) if content is None else hashlib.sha256(content).hexdigest()
     for known in sorted(package_dir().glob("*.ranges.json")):
         document = json.loads(known.read_text(encoding="utf-8"))
         if digest in document["weights_sha256"]:
@@ -303,6 +305,11 @@ def _verify(path: Path, spec: ModelSpec) -> None:
         found = _sha256(path)
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror or error}", path=path) from error
+    _check_digest(path, spec, found)
+
+
+def _check_digest(path: Path, spec: ModelSpec, found: str) -> None:
+    """Raise :class:`WeightsError` unless a SHA-256 is that of a published file."""
     if found != spec.sha256:
         raise WeightsError(
             f"this is not the published {spec.file}: its SHA-256 is {found}, not {spec.sha256}",
@@ -538,7 +545,28 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     return load_checkpoint(path).state_dict
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def read_once(path: Path, spec: ModelSpec | None = None) -> bytes:
+    """Return all of a file of weights, which is what is then checked and used: it may change.
+
+    Args:
+        path: The file.
+        spec: The published checkpoint that it has to be, or None for a file of the user's own.
+
+    Raises:
+        WeightsError: It cannot be read, or is not the published one.
+    """
+    if not path.is_file():
+        raise WeightsError("there is no such file", path=path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror or error}", path=path) from error
+    if spec is not None:
+        _check_digest(path, spec, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
     """Read a checkpoint without running anything that it contains.
 
     ``.safetensors`` files are read as such, all others as PyTorch checkpoints restricted to
@@ -549,34 +577,35 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Args:
         path: The file.
+        content: What :func:`read_once` returned of it, or None to read it here.
 
     Raises:
         WeightsError: The file is missing, damaged, not a checkpoint, holds Python objects
             other than plain tensors of numbers, or has a NaN or an infinity in it.
     """
-    if not path.is_file():
-        raise WeightsError("there is no such file", path=path)
+    if content is None:
+        content = read_once(path)
     import torch
 
-    content: object
+    held: object
     facts: object
     if path.suffix.lower() == ".safetensors":
-        content, facts = _read_safetensors(path)
+        held, facts = _read_safetensors(path, content)
     else:
-        facts = content = _read_pickle(path)
+        facts = held = _read_pickle(path, content)
     for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+        if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
+            held = held[wrapper]
             break
     if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(name, str) for name in content)
-        or not all(isinstance(tensor, torch.Tensor) for tensor in content.values())
+        not isinstance(held, Mapping)
+        or not held
+        or not all(isinstance(name, str) for name in held)
+        or not all(isinstance(tensor, torch.Tensor) for tensor in held.values())
     ):
         raise WeightsError("holds no state dict (names to tensors)", path=path)
-    prefix = "module." if all(name.startswith("module.") for name in content) else ""
-    state_dict = {name.removeprefix(prefix): t.detach() for name, t in content.items()}
+    prefix = "module." if all(name.startswith("module.") for name in held) else ""
+    state_dict = {name.removeprefix(prefix): t.detach() for name, t in held.items()}
     for name, tensor in state_dict.items():
         if not _is_plain(tensor):
             raise WeightsError(f"{name} is no plain tensor of numbers", path=path)
@@ -585,26 +614,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(state_dict, _input_side_px(facts, path))
 
 
-def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int | None]:
+def read_arrays(
+    path: Path, content: bytes | None = None
+) -> tuple[dict[str, NDArray[Any]], int | None]:
     """Return a checkpoint's parameters without PyTorch in this process, and the size of training.
+
+    Args:
+        path: The file.
+        content: What :func:`read_once` returned of it, or None to read it here.
 
     Raises:
         WeightsError: It cannot be read so: :func:`load_checkpoint` can, or says what is wrong.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    facts: object
+    if content is None:
+        content = read_once(path)
     try:
-        if path.suffix.lower() == ".safetensors":
-            with safe_open(path, framework="np") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                facts = file.metadata()
-        else:
-            content = _unpickled(path)
-            arrays = load(content)
-            header = content[8 : 8 + int.from_bytes(content[:8], "little")]
-            facts = json.loads(header).get("__metadata__")
+        if path.suffix.lower() != ".safetensors":
+            content = _unpickled(path, content)
+        arrays = load(content)
+        facts = _metadata(content)
     # TypeError and AttributeError are for numbers that NumPy has not.
     except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
         raise WeightsError(f"cannot be read into arrays: {error}", path=path) from error
@@ -614,16 +645,22 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int | None]:
     return arrays, _input_side_px(facts, path)
 
 
-def _unpickled(path: Path) -> bytes:
+def _metadata(content: bytes) -> object:
+    """Return what the header of a safetensors file, known to be one, says beside its tensors."""
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    return json.loads(header).get("__metadata__")
+
+
+def _unpickled(path: Path, content: bytes) -> bytes:
     """Return a PyTorch checkpoint as safetensors, read by another process."""
     # -P: a folder of the user's that holds a "vidbg" is not to be run.
     command = [sys.executable, "-P", "-m", "vidbg.matting.unpickle", str(path.absolute())]
-    if not path.is_file() or not sys.executable:
+    if not sys.executable:
         raise WeightsError("cannot be read by another process", path=path)
     try:
         done = subprocess.run(  # noqa: S603 - argv list, no shell
             command,
-            stdin=subprocess.DEVNULL,
+            input=content,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=_UNPICKLE_S,
@@ -666,28 +703,28 @@ def _is_plain(tensor: Tensor) -> bool:
     return is_number and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], object]:
     """Return the tensors of a file, and its metadata."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        return load(content), _metadata(content)
+    except (SafetensorError, KeyError) as error:  # the latter for numbers that PyTorch has not
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"is not a safetensors file: {reason}", path=path) from error
 
 
-def _read_pickle(path: Path) -> object:
+def _read_pickle(path: Path, content: bytes) -> object:
     import torch
 
     try:
-        if _unpacked_bytes(path) > path.stat().st_size:
+        if _unpacked_bytes(content) > len(content):
             raise WeightsError(
                 "is compressed, as checkpoints are not: what it unpacks to may not fit in memory",
                 path=path,
             )
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Exception as error:
@@ -699,9 +736,9 @@ def _read_pickle(path: Path) -> object:
         ) from error
 
 
-def _unpacked_bytes(path: Path) -> int:
+def _unpacked_bytes(content: bytes) -> int:
     """Bytes that the records of a checkpoint come to; 0 for the format without a zip archive."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(io.BytesIO(content)):
         return 0
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return sum(record.file_size for record in archive.infolist())

@@ -19,14 +19,14 @@ import numpy as np
 from vidbg import colour as colours
 from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, FFmpegError, InputError
-from vidbg.frames import Colour, PlaneFormat, VideoInfo
+from vidbg.frames import MAX_PIXELS, Colour, PlaneFormat, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import alpha_layout, chroma_position, scale_matrix, working_format
 from vidbg.media.light import light_of, relit
 from vidbg.media.probe import check_readable
 from vidbg.media.rawvideo import read_batches
 from vidbg.media.sequence import gap_error
-from vidbg.media.source import exact_format, opened_at, seek_point
+from vidbg.media.source import exact_format, opened_at, seek_point, size_error, too_large
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -164,20 +164,22 @@ def _flat(codes: tuple[int, int, int], target: Target, count: int = 1) -> Planes
     return planes[0], planes[1], planes[2]
 
 
-def still(path: Path, fit: str, target: Target) -> Planes:
+def still(path: Path, fit: str, target: Target, max_pixels: int = MAX_PIXELS) -> Planes:
     """Return planes ``(1, h, w)`` of a picture, turned as its EXIF says, over black.
 
     Args:
         path: A picture that Pillow can read.
         fit: One of :data:`FITS`.
         target: The frame it has to fill.
+        max_pixels: The most pixels that it may have, as it is and once it is scaled.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: It cannot be read, or is too large.
     """
-    picture = _read_picture(path)
+    picture = _read_picture(path, max_pixels)
     height, width = picture.shape[:2]
     placement = place(width, height, Fraction(1), fit, target)
+    _check_scaled(path, placement, max_pixels)
     node = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}")
     node = _converted(node, placement, target, working_format("rgb24")[0], Colour("pc", "gbr"))
     pipe = node.output(
@@ -199,7 +201,19 @@ def still(path: Path, fit: str, target: Target) -> Planes:
     return _framed((parts[0], parts[1], parts[2]), placement, target)
 
 
-def _read_picture(path: Path) -> NDArray[np.uint8]:
+def _check_scaled(path: Path, placement: Placement, max_pixels: int) -> None:
+    """Raise :class:`InputError` for a picture so narrow that filling a frame makes it huge."""
+    width, height = placement.width, placement.height
+    if width * height > max_pixels:
+        raise InputError(
+            f"is so narrow that filling the frame takes {width}x{height} pixels, more than the "
+            f"{max_pixels:,} that are allowed",
+            path=path,
+            hint="Show all of it with --bg-fit contain",
+        )
+
+
+def _read_picture(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     """Return a picture as R'G'B' ``(H, W, 3)``, transparent parts over black."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -208,14 +222,15 @@ def _read_picture(path: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata, which is no reason not to show a picture.
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
+                if opened.width * opened.height > max_pixels:
+                    raise too_large(path, opened.width, opened.height, max_pixels)
                 picture = _in_srgb(ImageOps.exif_transpose(opened), path)
                 if picture.has_transparency_data:
                     black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
                     picture = Image.alpha_composite(black, picture.convert("RGBA"))
                 return np.asarray(picture.convert("RGB"))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:  # above what Pillow ever reads
         raise InputError(
             "a picture of too many pixels", path=path, hint="Make it smaller first"
         ) from error
@@ -356,7 +371,7 @@ class BackgroundVideo:
         first: Index of the clip's frame to begin with.
 
     Raises:
-        InputError: It ends before ``start_s``.
+        InputError: It ends before ``start_s``, or its frames are too large to be scaled.
         DecodeError: It is a picture sequence that lacks a picture.
     """
 
@@ -382,6 +397,8 @@ class BackgroundVideo:
             raise InputError(
                 f"ends after {float(info.duration):.2f} s, before --bg-start", path=info.path
             )
+        placement = place(info.width, info.height, info.sar, fit, target)
+        _check_scaled(info.path, placement, info.max_pixels)
         self._target = target
         self._fit = fit
         self._end = end
@@ -502,6 +519,9 @@ class BackgroundVideo:
                 if batch is not None:
                     self._report_damage(process)
             if batch is None and not self._cancelled:
+                is_too_large = size_error(info.path, process.tail, info.max_pixels)
+                if is_too_large is not None:
+                    raise is_too_large
                 raise DecodeError(
                     f"no frame of it can be shown as background ({process.cause()})",
                     path=info.path,

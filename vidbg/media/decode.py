@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 
-from vidbg.errors import DecodeError, FFmpegError
+from vidbg.errors import DecodeError, FFmpegError, InputError
 from vidbg.frames import FrameBatch, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media.formats import alpha_layout
@@ -20,6 +20,7 @@ from vidbg.media.source import (
     raw_pix_fmt,
     seconds,
     seek_point,
+    size_error,
 )
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class FrameReader:
 
         Raises:
             DecodeError: The decoder failed, or the clip is damaged and that was not allowed.
+            InputError: Its later frames have too many pixels.
         """
         if self._gpu is not None:
             try:
@@ -164,9 +166,12 @@ class FrameReader:
             )
         return process.damage_count > self._complaints_at_start
 
-    def _damaged(self, process: ff.Process) -> DecodeError:
+    def _damaged(self, process: ff.Process) -> DecodeError | InputError:
         cause = process.first_damage or process.cause()
         process.kill()
+        error = size_error(self.info.path, [cause], self.info.max_pixels)
+        if error is not None:
+            return error
         return damaged_error(self.info, cause, tuple(process.tail), process.returncode)
 
     def _count(self, first: int) -> int | None:

@@ -7,10 +7,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from vidbg.errors import InputError
 
 _DIGITS = re.compile(r"([0-9]+)")
+
+PLAYLIST_HEAD: Final = b"#EXTM3U"
+"""What an HLS playlist (RFC 8216) begins with."""
 
 
 def expand(arguments: Sequence[str]) -> list[Path]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vidbg import colour as colours
 from vidbg.errors import DecodeError, InputError
-from vidbg.frames import FrameBatch, MattedBatch, VideoInfo
+from vidbg.frames import MAX_PIXELS, FrameBatch, MattedBatch, VideoInfo
 from vidbg.media.decode import FrameReader
 from vidbg.media.probe import probe
 
@@ -52,7 +52,12 @@ class ReadyMattes:
 
 
 def open_mattes(
-    path: Path, clip: VideoInfo, first: int = 0, stop: int | None = None
+    path: Path,
+    clip: VideoInfo,
+    first: int = 0,
+    stop: int | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> ReadyMattes:
     """Return the mattes in a file, which has as many frames as the clip, or as its trim.
 
@@ -63,12 +68,13 @@ def open_mattes(
         clip: The clip.
         first: Index of the first frame of the trim.
         stop: Index after its last frame, or None for the clip's end.
+        max_pixels: The most pixels that a matte may have.
 
     Raises:
-        InputError: It cannot be read, or has another number of frames.
+        InputError: It cannot be read, is too large, or has another number of frames.
         DecodeError: Its first frame cannot be decoded.
     """
-    info = probe(path, clip.frame_rate)
+    info = probe(path, clip.frame_rate, max_pixels=max_pixels)
     place = 0
     count, whole = info.frame_count, clip.frame_count
     if not info.is_image and count is not None and whole is not None:

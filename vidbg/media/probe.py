@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidbg.errors import DecodeError, InputError
 from vidbg.frames import (
+    MAX_PIXELS,
     AudioStream,
     Colour,
     Mastering,
@@ -25,14 +26,19 @@ from vidbg.frames import (
 )
 from vidbg.media import ffmpeg as ff
 from vidbg.media import formats, timing
+from vidbg.media.inputs import PLAYLIST_HEAD
 from vidbg.media.sequence import DEFAULT_RATE, find_sequence
 from vidbg.media.source import (
     DECODED_TRANSFERS,
+    STREAMED,
     alpha_decoder,
     exif_orientation,
     exif_rotation,
     is_picture_format,
+    size_error,
     source_input,
+    stored_limit,
+    too_large,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +60,10 @@ _PLAYLISTS = frozenset(
     }
 )
 # Known before FFmpeg is let near it, for it would open the files.
-_PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat version")
+_PLAYLIST_HEADS = (PLAYLIST_HEAD, b"ffconcat version")
+# DASH (ISO/IEC 23009-1) and IMF (SMPTE ST 2067-3) are playlists in XML. No video is a text like it.
+_XML_PLAYLIST = re.compile(rb"<(?:\w+:)?(?:MPD|CompositionPlaylist|AssetMap)\b")
+_HEAD_BYTES = 4096
 # Demuxers that paint the characters of a text file on a screen of their own.
 _TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 # HEIF pictures (ISO/IEC 23008-12) come in the same boxes as MP4.
@@ -65,6 +74,9 @@ _FRAMES_LOOKED_AT = 4
 # As many frames as any codec stores ahead of one that is shown before them.
 _REORDERED = 17
 _JUMP_AHEAD_S, _JUMP_BACK_S = 10, Fraction(1, 10)
+# A screen may stand still for most of a lesson. Beyond, it is the time stamps that are broken, and
+# a few bytes would be made into months of video.
+_LONGEST_FRAME_S = 3600
 _TEXT_SUBTITLES = frozenset(
     {
         "subrip",
@@ -124,7 +136,9 @@ _RANGES = {1: "tv", 2: "pc"}
 _MICROSECOND = Fraction(1, 1_000_000)
 
 
-def probe(path: str | Path, rate: Fraction | None = None) -> VideoInfo:
+def probe(
+    path: str | Path, rate: Fraction | None = None, *, max_pixels: int = MAX_PIXELS
+) -> VideoInfo:
     """Return what a clip is.
 
     Reads headers and all packet headers, and decodes the first frame.
@@ -132,27 +146,31 @@ def probe(path: str | Path, rate: Fraction | None = None) -> VideoInfo:
     Args:
         path: A video or image file; or a directory or printf pattern of numbered pictures.
         rate: Frames per second of numbered pictures; None for 25. Of no effect on files.
+        max_pixels: The most pixels that a frame of it may have.
 
     Raises:
-        InputError: The file is missing, unreadable, empty, a playlist, or holds no video; or
-            pictures are not one sequence. One that lacks pictures is no error here.
+        InputError: The file is missing, unreadable, empty, a playlist, or holds no video; its
+            frames have too many pixels; or pictures are not one sequence. One that lacks
+            pictures is no error here.
         DecodeError: Its first frame cannot be decoded.
     """
     path = Path(path)
     sequence = find_sequence(path)
     if sequence is not None:
-        return _probe_sequence(path, sequence, rate or DEFAULT_RATE)
+        return _probe_sequence(path, sequence, rate or DEFAULT_RATE, max_pixels)
     check_readable(path)
-    with _opened(path) as container:
-        return _probe_container(path, container)
+    with _opened(path, max_pixels) as container:
+        return _probe_container(path, container, max_pixels)
 
 
-def _probe_sequence(path: Path, sequence: PictureSequence, rate: Fraction) -> VideoInfo:
+def _probe_sequence(
+    path: Path, sequence: PictureSequence, rate: Fraction, max_pixels: int
+) -> VideoInfo:
     """Return what a picture sequence is: what its first picture is, many times."""
     first = sequence.path_of(sequence.first)
     check_readable(first)
-    with _opened(first) as container:
-        picture = _probe_container(first, container)
+    with _opened(first, max_pixels) as container:
+        picture = _probe_container(first, container, max_pixels)
     if not picture.is_image:
         raise InputError("not a picture", path=first)
     count = sequence.last - sequence.first + 1
@@ -183,25 +201,40 @@ def check_readable(path: Path) -> None:
         if not path.is_file():  # it is read more than once, and waiting for a pipe may never end
             raise InputError("not a regular file", path=path, hint="Save it to a file first")
         with path.open("rb") as stream:
-            head = stream.read(16)
+            head = stream.read(_HEAD_BYTES)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", path=path) from error
     if not head:
         raise InputError("the file is empty", path=path)
-    if head.startswith(_PLAYLIST_HEADS):
-        raise _playlist_error(path)
+    if head.startswith(_PLAYLIST_HEADS) or (_is_markup(head) and _XML_PLAYLIST.search(head)):
+        raise _playlist_error(path, head)
+    if _is_markup(head):
+        raise InputError("a text in angle brackets (XML, HTML, SVG), not a video", path=path)
 
 
-def _playlist_error(path: Path) -> InputError:
-    return InputError("a playlist that points at other files, not a video", path=path)
+def _is_markup(head: bytes) -> bool:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+
+
+def _playlist_error(path: Path, head: bytes = b"") -> InputError:
+    return InputError(
+        "a playlist that points at other files, not a video",
+        path=path,
+        hint="--allow-playlists joins its files" if head.startswith(PLAYLIST_HEAD) else None,
+    )
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
+def _opened(path: Path, max_pixels: int) -> Iterator[InputContainer]:
     import av
 
     # A whitelist of protocols, and no pattern matching in names: "a%03d.png" is one file.
-    options = {"protocol_whitelist": "file", "pattern_type": "none"}
+    # FFmpeg looks at a frame where headers leave something open, in this very process.
+    options = {
+        "protocol_whitelist": "file",
+        "pattern_type": "none",
+        "max_pixels": str(stored_limit(max_pixels)),
+    }
     try:
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -255,7 +288,7 @@ class _Timing:
     dropped_frames: int = 0
 
 
-def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
+def _probe_container(path: Path, container: InputContainer, max_pixels: int) -> VideoInfo:
     stream: Any = _video_stream(path, container)
     packets = _read_packets(container, stream)
     if not packets.stamps:
@@ -268,8 +301,10 @@ def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
         stream.index,
         # The two fields of an H.264 frame may come in a packet each; only decoding tells.
         count=_FRAMES_LOOKED_AT if codec == "h264" else 1,
-        picture=container.format.name if is_picture else None,
+        container=container.format.name,
+        is_picture=is_picture,
         decoder=alpha_decoder(codec) if has_alpha_beside else None,
+        max_pixels=max_pixels,
     )
     rotation = exif_rotation(exif_orientation(path)) if is_picture else shown.rotation
     turned = rotation % 180 != 0
@@ -335,6 +370,7 @@ def _probe_container(path: Path, container: InputContainer) -> VideoInfo:
         has_chapters=bool(container.chapters()),
         mastering=shown.mastering,
         timecode=_timecode(container),
+        max_pixels=max_pixels,
     )
 
 
@@ -358,10 +394,18 @@ def _timing(
     if packets.are_shown_times and "avi" not in container.format.name.split(","):
         # A recording may begin with frames that lack those they refer to.
         decodable = [stamp for stamp in stamps if stamp * time_base >= shown.time_s]
+        lost = len(stamps) - len(decodable) if decodable else 0
+        if lost and not STREAMED & set(container.format.name.split(",")):
+            logger.warning(
+                "%s: begins with %s that cannot be decoded, and is taken to begin after that",
+                path,
+                "a frame" if lost == 1 else f"{lost} frames",
+            )
         stamps = decodable or stamps
         first_s = stamps[0] * time_base
     else:
         first_s = shown.time_s
+    _check_stamps(path, stamps, time_base)
     if shown.is_interlaced and shown.gap_s is not None:
         stamps = timing.join_fields(stamps, shown.gap_s / time_base)
     stated = [_fraction(stream.base_rate), _fraction(stream.average_rate)]
@@ -377,6 +421,34 @@ def _timing(
     count = timing.resampled_count(duration, rate)
     repeated, dropped = timing.repeats_and_drops(stamps, time_base, rate, count)
     return _Timing(rate, first_s, duration, True, count, repeated, dropped)
+
+
+def _check_stamps(path: Path, stamps: Sequence[int], time_base: Fraction) -> None:
+    """Refuse time stamps that no clip can have.
+
+    Args:
+        path: The clip.
+        stamps: When its frames appear, in ascending order, in ticks.
+        time_base: Seconds per tick.
+
+    Raises:
+        InputError: They are broken.
+    """
+    gaps = [after - before for before, after in pairwise(stamps)]
+    longest_s = max(gaps, default=0) * time_base
+    if longest_s > _LONGEST_FRAME_S:
+        raise InputError(
+            f"its time stamps are broken: two frames after each other are "
+            f"{float(longest_s / 3600):.3g} hours apart",
+            path=path,
+        )
+    # Two packets of one moment can be the fields of a frame; more cannot.
+    moments = len(stamps) - gaps.count(0)
+    if 1 < moments < len(stamps) / 2:
+        raise InputError(
+            f"its time stamps are broken: {len(stamps)} frames come at {moments} moments",
+            path=path,
+        )
 
 
 def _video_stream(path: Path, container: InputContainer) -> Any:
@@ -509,10 +581,23 @@ class _Shown:
 
 
 def _first_frame(
-    path: Path, stream_index: int, *, count: int, picture: str | None, decoder: str | None
+    path: Path,
+    stream_index: int,
+    *,
+    count: int,
+    container: str,
+    is_picture: bool,
+    decoder: str | None,
+    max_pixels: int,
 ) -> _Shown:
     """Decode ``count`` frames with FFmpeg and read properties from the showinfo filter."""
-    source = source_input(path, picture=picture, decoder=decoder)
+    source = source_input(
+        path,
+        container=container,
+        picture=container if is_picture else None,
+        decoder=decoder,
+        max_pixels=max_pixels,
+    )
     node = source[str(stream_index)].filter("showinfo", checksum=0)
     arguments = node.output("pipe:", format="null", **{"frames:v": count}).get_args()
     # At level info FFmpeg describes streams, and showinfo speaks.
@@ -525,6 +610,9 @@ def _first_frame(
     )
     times = [int(pts) for pts in re.findall(r" pts: *(-?\d+) ", text)]
     if frame is None or ticks is None:
+        error = size_error(path, ran.lines, max_pixels)
+        if error is not None:
+            raise error
         raise DecodeError(
             f"its first frame cannot be decoded ({ran.cause()})",
             path=path,
@@ -538,6 +626,8 @@ def _first_frame(
     ours = re.search(rf"Stream #0:{stream_index}\b.*?(?=Stream #|\Z)", described, re.DOTALL)
     matrix = re.search(r"(?i)display ?matrix: rotation of (-?[\d.]+)", ours[0] if ours else "")
     pix_fmt, location, sar_num, sar_den, width, height, fields = frame.groups()
+    if int(width) * int(height) > max_pixels:
+        raise too_large(path, int(width), int(height), max_pixels)
     tick_s = Fraction(int(ticks[1]), int(ticks[2]))
     gaps = [b - a for a, b in pairwise(times) if b > a]
     sar = Fraction(int(sar_num), int(sar_den)) if int(sar_num) and int(sar_den) else Fraction(1)

@@ -236,13 +236,13 @@ class Sink:
         if has_clock:
             if window.is_trimmed:
                 part = {"ss": seconds(window.start_s), "t": seconds(window.duration_s)}
-                companion = source_input(info.path, options=part)
+                companion = source_input(info.path, container=info.container, options=part)
                 options["t"] = seconds(window.duration_s)
                 if subtitles:
                     options["bsf:s"] = _CUT_SUBTITLES
             else:
                 clock = audio.source_clock(window, first_frame_s)
-                companion = source_input(info.path, options=clock)
+                companion = source_input(info.path, container=info.container, options=clock)
             streams += [companion[str(index)] for index, _ in subtitles]
             for number, (_, subtitle_codec) in enumerate(subtitles):
                 options[f"c:s:{number}"] = subtitle_codec

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import partial
-from math import floor
+from math import floor, isqrt
 from pathlib import Path
 from typing import Any
 
 import ffmpeg
 
 from vidbg import machine
-from vidbg.frames import VideoInfo
+from vidbg.errors import InputError
+from vidbg.frames import MAX_PIXELS, VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media import light
 from vidbg.media.formats import alpha_layout, is_grey
@@ -28,8 +31,12 @@ DECODED_TRANSFERS = {"exr": "iec61966-2-1"}
 OpenEXR holds linear light, of which working formats would keep too little of the dark. What is
 brighter than white is cut off.
 """
-# Transmission formats: a recording of them may begin between two key frames.
-_STREAMED = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+STREAMED = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+"""Transmission formats: a recording of them may begin between two key frames."""
+_INT_MAX = 2**31 - 1
+_REFUSED_SIZE = re.compile(
+    r"Picture size (\d+)x(\d+) (?:is invalid|exceeds specified max pixel count)"
+)
 # The smallest plane that FFmpeg's deinterlacer takes.
 _BWDIF_MIN_WIDTH, _BWDIF_MIN_HEIGHT = 3, 4
 # EXIF 2.32, tag 0x0112: what makes a picture upright, as arguments of FFmpeg's filters.
@@ -49,20 +56,25 @@ _ROTATIONS = {3: 180, 4: 180, 5: 270, 6: 90, 7: 90, 8: 270}
 def source_input(
     path: Path,
     *,
+    container: str,
     picture: str | None = None,
     decoder: str | None = None,
     options: Mapping[str, str | None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Any:
     """Return an ffmpeg-python input node for a file of the user's.
 
     Args:
         path: The file; never taken for a protocol, an option or a name pattern.
+        container: The demuxer that probing found, as :class:`VideoInfo` has it: no other may read
+            the file, whatever it has turned into since.
         picture: For a still in a picture format, the demuxer that knows it. FFmpeg does not
             rotate it then: its versions differ in whether they honour EXIF.
         decoder: A decoder to force.
         options: More input options.
+        max_pixels: The most pixels that a frame of it may have.
     """
-    chosen: dict[str, str | None] = {"protocol_whitelist": "file,pipe", **(options or {})}
+    chosen = {**_limits(max_pixels, container), **(options or {})}
     if picture is not None:
         chosen |= {"f": picture, "noautorotate": None}
         if picture == "image2":
@@ -70,6 +82,50 @@ def source_input(
     if decoder is not None:
         chosen["c:v"] = decoder
     return ffmpeg.input(ff.file_url(path), **chosen)
+
+
+def stored_limit(max_pixels: int) -> int:
+    """Return how many pixels a decoder may store for frames of at most ``max_pixels``.
+
+    Codecs store whole blocks, of up to 64 x 64 pixels, of which the frame shows a part.
+    """
+    return min(max_pixels + 256 * isqrt(max_pixels) + 64 * 64, _INT_MAX)
+
+
+def size_error(path: Path, lines: Iterable[str], max_pixels: int) -> InputError | None:
+    """Return the error for a file whose frames are too large, or None if it is not that.
+
+    Args:
+        path: The file.
+        lines: What FFmpeg said of it.
+        max_pixels: The most pixels that a frame of it may have.
+    """
+    for line in lines:
+        claimed = _REFUSED_SIZE.search(line)
+        if claimed is not None:
+            width, height = int(claimed[1]), int(claimed[2])
+            if width * height > max_pixels:
+                return too_large(path, width, height, max_pixels)
+    return None
+
+
+def too_large(path: Path, width: int, height: int, max_pixels: int) -> InputError:
+    """Return the error for frames of more than so many pixels."""
+    return InputError(
+        f"frames of {width}x{height} have {width * height:,} pixels, more than the "
+        f"{max_pixels:,} that are allowed",
+        path=path,
+        hint="If that is what it is meant to be, raise --max-pixels",
+    )
+
+
+def _limits(max_pixels: int, container: str) -> dict[str, str | None]:
+    """Return the input options that keep a file to itself, to its format, to frames of a size."""
+    return {
+        "protocol_whitelist": "file,pipe",
+        "format_whitelist": container,
+        "max_pixels": str(stored_limit(max_pixels)),
+    }
 
 
 def _sequence_input(info: VideoInfo, options: Mapping[str, str | None]) -> Any:
@@ -84,7 +140,7 @@ def _sequence_input(info: VideoInfo, options: Mapping[str, str | None]) -> Any:
         "start_number_range": "1",
         "framerate": str(info.frame_rate),
         "noautorotate": None,
-        "protocol_whitelist": "file,pipe",
+        **_limits(info.max_pixels, "image2"),
         **options,
     }
     return ffmpeg.input(ff.file_url(Path(sequence.pattern)), **chosen)
@@ -97,7 +153,7 @@ def is_picture_format(container: str) -> bool:
 
 def may_begin_anywhere(info: VideoInfo) -> bool:
     """Say whether a healthy file of this kind may begin with frames that cannot be decoded."""
-    return bool(_STREAMED & set(info.container.split(",")))
+    return bool(STREAMED & set(info.container.split(",")))
 
 
 def forced_decoder(info: VideoInfo) -> str | None:
@@ -115,7 +171,8 @@ def exif_orientation(path: Path) -> int:
     from PIL import Image
 
     try:
-        with Image.open(path) as photograph:
+        # Pillow warns of pictures that are too large to its taste; only their header is read.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as photograph:
             orientation = int(photograph.getexif().get(0x0112, 1))
     except (OSError, ValueError, TypeError, Image.DecompressionBombError, SyntaxError):
         return 1
@@ -176,7 +233,14 @@ def opened_at(
     pictured = info.path
     if info.sequence is None:
         decoder = forced_decoder(info)
-        source = source_input(info.path, picture=picture, decoder=decoder, options=options)
+        source = source_input(
+            info.path,
+            container=info.container,
+            picture=picture,
+            decoder=decoder,
+            options=options,
+            max_pixels=info.max_pixels,
+        )
     else:
         pictured = info.sequence.path_of(info.sequence.first)
         source = _sequence_input(info, options)

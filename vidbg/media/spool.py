@@ -18,10 +18,11 @@ from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vidbg import __version__
 from vidbg.errors import InputError, VidbgError
+from vidbg.media.inputs import PLAYLIST_HEAD
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,14 @@ _CHUNK_BYTES = 1 << 20
 # Two letters at least before the colon: "C:/clip.mp4" is a file.
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _SCHEMES = ("http", "https")
+# A day of segments of a second, with long names.
+_PLAYLIST_CHARACTERS = 1 << 24
+_NOT_JOINED = {
+    "#EXT-X-STREAM-INF": "names other playlists",
+    "#EXT-X-MEDIA:": "names other playlists",
+    "#EXT-X-BYTERANGE": "names parts of files",
+    "#EXT-X-KEY": "names encrypted files",
+}
 
 
 def is_url(text: str) -> bool:
@@ -86,6 +95,84 @@ def from_url(url: str, folder: Path) -> Iterator[Path]:
             raise InputError(f"cannot be downloaded ({_reason(error)})", path=shown) from error
         stored.close()
         yield stored.path
+
+
+def is_playlist(path: Path) -> bool:
+    """Say whether a file is an HLS playlist, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(PLAYLIST_HEAD)) == PLAYLIST_HEAD
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def from_playlist(playlist: Path, folder: Path) -> Iterator[Path]:
+    """Join the files that an HLS playlist (RFC 8216) names to one that is removed at the end.
+
+    They are only those in the playlist's own folder or below it, symbolic links followed; FFmpeg
+    never sees the playlist. Segments are made so that one after another they are one recording.
+
+    Args:
+        playlist: The playlist of one recording; not one of other playlists.
+        folder: Where the file goes, unless the environment's TMPDIR names another folder.
+
+    Raises:
+        InputError: It names anything else, or parts of files, or encrypted ones; or the disk has
+            no room.
+    """
+    parts = _parts_of(playlist)
+    with _Stored(str(playlist), folder) as stored:
+        for part in parts:
+            try:
+                with part.open("rb") as file:
+                    while chunk := file.read(_CHUNK_BYTES):
+                        stored.add(chunk)
+            except OSError as error:
+                raise InputError(f"cannot be read ({error.strerror})", path=part) from error
+        stored.close()
+        yield stored.path
+
+
+def _parts_of(playlist: Path) -> list[Path]:
+    """Return the files that a playlist names, in its order."""
+    try:
+        with playlist.open(encoding="utf-8-sig") as file:
+            text = file.read(_PLAYLIST_CHARACTERS + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", path=playlist) from error
+    except UnicodeDecodeError as error:
+        raise InputError("is no text", path=playlist) from error
+    if len(text) > _PLAYLIST_CHARACTERS:
+        raise InputError("is too long for a playlist", path=playlist)
+    parts = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        for tag, what in _NOT_JOINED.items():
+            if line.startswith(tag) and not line.endswith("METHOD=NONE"):
+                raise InputError(f"a playlist that {what}, which are not joined", path=playlist)
+        if line.startswith("#EXT-X-MAP:"):
+            named = re.search(r'URI="([^"]*)"', line)
+            parts.append(_beside(playlist, named[1] if named else ""))
+        elif not line.startswith("#"):
+            parts.append(_beside(playlist, line))
+    if not parts:
+        raise InputError("a playlist of no files", path=playlist)
+    return parts
+
+
+def _beside(playlist: Path, name: str) -> Path:
+    """Return the file that a playlist means by a name, once it is known to lie in its folder."""
+    home = playlist.parent.resolve()
+    for spelt in (name, unquote(name)):
+        try:
+            found = Path(home, spelt).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):  # the last for links that go in circles
+            continue
+        if found.is_relative_to(home) and found.is_file():
+            return found
+    raise InputError(
+        f"a playlist that names {ascii(name)[:80]}, which is no file in its folder", path=playlist
+    )
 
 
 class _Stored:
