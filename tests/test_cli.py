@@ -388,11 +388,7 @@ def heed_signals() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-@pytest.mark.parametrize("times", [1, 4])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_job_and_leaves_nothing(
-    tmp_path: Path, checkpoint: Path, number: signal.Signals, times: int
-) -> None:
+def test_a_signal_ends_a_network_and_leaves_nothing(tmp_path: Path, checkpoint: Path) -> None:
     job = subprocess.Popen(
         [
             VIDBG, str(SAMPLES / "talk.mp4"), "--bg", str(SAMPLES / "stars.mp4"),
@@ -410,8 +406,8 @@ def test_a_signal_ends_the_job_and_leaves_nothing(
     children = psutil.Process(job.pid).children(recursive=True)
     assert any("ffmpeg" in child.name() for child in children)
     began = time.monotonic()
-    for _ in range(times):
-        job.send_signal(number)
+    for _ in range(4):
+        job.send_signal(signal.SIGTERM)
         time.sleep(0.02)
     rest, said = job.communicate(timeout=30)
     # Two seconds is the promise; a loaded test machine gets some slack.

@@ -265,7 +265,7 @@ def test_waiting_has_an_end(as_ffmpeg: MakeProgram) -> None:
     as_ffmpeg("exec sleep 600")
     with (
         ff.Process([]) as process,
-        pytest.raises(FFmpegError, match="did not end within 0 seconds"),
+        pytest.raises(FFmpegError, match=r"did not end within 0\.1 seconds"),
     ):
         process.wait(0.1)
     assert process.returncode is not None
@@ -275,6 +275,13 @@ def test_the_exit_status_is_told(as_ffmpeg: MakeProgram) -> None:
     as_ffmpeg("exit 7")
     with ff.Process([]) as process:
         assert process.wait() == 7
+
+
+@pytest.mark.parametrize("wrong", ["soon", "0", "-1", "nan", "inf"])
+def test_a_limit_that_is_none(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDBG_STALL_S", wrong)
+    with pytest.raises(FFmpegError, match=f"VIDBG_STALL_S={wrong} is no number of seconds"):
+        ff.Process(["-version"])
 
 
 # --- messages ----------------------------------------------------------------------------------

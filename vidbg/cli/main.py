@@ -7,12 +7,14 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
 import click
 
+from vidbg.cli.streams import end_output, let_talk_be_lost
 from vidbg.errors import Interrupted, VidbgError
 
 # A first word that is one of these is the command; a file of that name is written "./probe".
@@ -32,8 +34,12 @@ _JSON_IS_A_FILE = {"eval"}
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
+# The last is sent by ourselves.
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
 # How long a job has to clean up after a signal, undisturbed by the signals after it.
 _UNWIND_S = 5.0
+# How soon an interruption that was lost comes again.
+_AGAIN_S = 0.05
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -43,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         argv: Arguments without the program's name; None for the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(_dispatch(arguments))
+    let_talk_be_lost()
+    status = _dispatch(arguments)
+    error = end_output()
+    if error is not None and status == 0:
+        click.echo(f"vidbg: standard output: {error.strerror}", err=True)
+        status = EXIT_FAILED
+    _heed_signals(signal.SIG_IGN)  # the interpreter's own end is soon over, and no job
+    sys.exit(status)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -117,13 +130,15 @@ def _emit_error(
 ) -> None:
     """Print the JSON event of a failure."""
     event = {"event": "error", "message": message, "path": path, "hint": hint}
-    click.echo(json.dumps(event | {"type": type(error).__name__}))
+    with suppress(OSError):  # nobody reads it, which is not what failed
+        click.echo(json.dumps(event | {"type": type(error).__name__}))
 
 
 def _unwind_on_signals() -> None:
     """Let SIGTERM and SIGHUP end a job as Ctrl-C does: processes ended, part files removed.
 
-    Impatient repeats do not cut that short. What is ignored stays so, as nohup wants it.
+    Impatient repeats do not cut that short. What is ignored stays so, as nohup wants it. Where
+    Python can raise nothing, because it is clearing up an object, it is tried again.
     """
     undisturbed_until_s = 0.0
 
@@ -134,7 +149,22 @@ def _unwind_on_signals() -> None:
             undisturbed_until_s = now_s + _UNWIND_S
             raise KeyboardInterrupt
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    def try_again(lost: sys.UnraisableHookArgs) -> None:
+        nonlocal undisturbed_until_s
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
+            return
+        undisturbed_until_s = 0.0
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+    _heed_signals(stop)
+    if hasattr(signal, "setitimer"):
+        sys.unraisablehook = try_again
+
+
+def _heed_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Handle the signals that end a job, but for those that were ignored before."""
+    for name in _SIGNALS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, stop)
+            signal.signal(number, handler)

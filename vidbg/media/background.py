@@ -511,13 +511,20 @@ class BackgroundVideo:
             try:
                 for batch in read_batches(process, target.format, size, batch_size=1):
                     yield _framed(batch.planes, placement, target)
-                if batch is None:
-                    process.wait()
+                process.wait()
             except FFmpegError as error:
-                raise DecodeError(error.message, path=info.path) from error
+                raise DecodeError(error.message, path=info.path, hint=error.hint) from error
             finally:  # also where a turn is left before the decoder's end
                 if batch is not None:
                     self._report_damage(process)
+            ended_by = process.ended_by()
+            if ended_by is not None:  # more of it would have come
+                raise DecodeError(
+                    ended_by,
+                    path=info.path,
+                    returncode=process.returncode,
+                    stderr_tail=tuple(process.tail),
+                )
             if batch is None and not self._cancelled:
                 is_too_large = size_error(info.path, process.tail, info.max_pixels)
                 if is_too_large is not None:

@@ -25,6 +25,8 @@ from vidbg.media.source import (
 
 logger = logging.getLogger(__name__)
 
+_CHANGED = "changed while it was read"
+
 
 class FrameReader:
     """An iterable of :class:`FrameBatch` over a clip's frames.
@@ -65,6 +67,7 @@ class FrameReader:
         self._cancelled = False
         self._complaints_at_start: int | None = None
         self._process: ff.Process | None = None
+        self._stamp = _stamp(info)
 
     def cancel(self) -> None:
         """End the decoder, from any thread; iteration then stops early."""
@@ -126,11 +129,19 @@ class FrameReader:
             except DecodeError:
                 raise
             except FFmpegError as error:
-                raise DecodeError(error.message, path=info.path) from error
+                raise DecodeError(error.message, path=info.path, hint=error.hint) from error
             if not self._cancelled:
                 self._finish(process, status)
 
     def _finish(self, process: ff.Process, status: int) -> None:
+        ended_by = process.ended_by()
+        if ended_by is not None:  # no fault of the clip's, of which there is more
+            raise DecodeError(
+                ended_by,
+                path=self.info.path,
+                returncode=status,
+                stderr_tail=tuple(process.tail),
+            )
         if status or self._is_damaged(process):
             if not self._allow_damaged:
                 raise self._damaged(process)
@@ -155,6 +166,8 @@ class FrameReader:
                 expected,
                 self.frames_read,
             )
+            if not self._allow_damaged and _stamp(self.info) != self._stamp:
+                raise DecodeError(_CHANGED, path=self.info.path)
 
     def _is_damaged(self, process: ff.Process) -> bool:
         """Say whether the decoder complained, of more than what a stream may begin with."""
@@ -172,6 +185,10 @@ class FrameReader:
         error = size_error(self.info.path, [cause], self.info.max_pixels)
         if error is not None:
             return error
+        if _stamp(self.info) != self._stamp:
+            return DecodeError(
+                f"{_CHANGED} ({cause})", path=self.info.path, stderr_tail=tuple(process.tail)
+            )
         return damaged_error(self.info, cause, tuple(process.tail), process.returncode)
 
     def _count(self, first: int) -> int | None:
@@ -223,6 +240,17 @@ class FrameReader:
         return ["-nostdin", *node.output("pipe:1", **options).get_args()]
 
 
+def _stamp(info: VideoInfo) -> tuple[int, int, int] | None:
+    """Return what tells a clip's file from what it was before; None if it is gone, or is many."""
+    if info.sequence is not None:
+        return None
+    try:
+        found = info.path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def damaged_error(
     info: VideoInfo, cause: str, tail: tuple[str, ...] = (), returncode: int | None = None
 ) -> DecodeError:
@@ -230,6 +258,13 @@ def damaged_error(
     if info.sequence is not None and info.missing_frames:
         return gap_error(info)
     total, lost = promised_frames(info), lost_frames(info)
+    if lost >= total > 0:  # and --allow-damaged is no way out
+        return DecodeError(
+            f"cannot be decoded ({cause})",
+            path=info.path,
+            returncode=returncode,
+            stderr_tail=tail,
+        )
     what = (
         f"damaged: {lost} of {total} frames would be lost"
         if lost
@@ -296,7 +331,7 @@ def count_decodable(info: VideoInfo) -> int:
                     count = int(pending[6:] or 0)
                 pending = b""
         except FFmpegError as error:
-            raise DecodeError(error.message, path=info.path) from error
+            raise DecodeError(error.message, path=info.path, hint=error.hint) from error
     return count
 
 

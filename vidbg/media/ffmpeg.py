@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import select
@@ -13,13 +14,14 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from vidbg.errors import FFmpegError
+from vidbg.media import guard
 from vidbg.profile import bill, waiting
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 OLDEST_VERSION = (5, 1)
 # A process that neither takes nor gives a byte for this long is taken for dead. Generous:
 # a slow encoder with a long look-ahead on a busy machine may need a minute for a 4K frame.
+# The environment variable VIDBG_STALL_S says otherwise.
 STALL_TIMEOUT_S = 300.0
 # Bit-exact and with chroma of every pixel: conversions here are between layouts of the same
 # samples, and must not change them.
@@ -34,9 +37,15 @@ EXACT_FLAGS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 # How many raw frames wait before the pipe: FFmpeg's own 8 of them are 100 MB at 4K, and are always
 # full, since a decoder is faster than what follows.
 FEW_WAITING: Mapping[str, int] = {"thread_queue_size": 1}
+_MAYBE_SLOW = "If it is only slow, set VIDBG_STALL_S to more seconds"
 _POLL_S = 0.2
+# Between two looks at a clock that lie further apart we did not run: Ctrl-Z, a closed lid.
+_LONGEST_STEP_S = 1.0
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.0005, 0.05
 _TAIL_LINES = 40
+# FFmpeg's exit status after a signal that it catches, as SIGTERM. Of the error of the same number,
+# that something is not permitted, it speaks.
+_SIGNALLED = 255
 # PEP 383's stand-ins for undecodable bytes, and the end of the last private use plane.
 _HIDDEN = {0xDC80 + n: 0x10FF00 + n for n in range(128)}
 _SHOWN = {private: stand_in for stand_in, private in _HIDDEN.items()}
@@ -127,6 +136,43 @@ def command(arguments: Sequence[str]) -> list[str]:
     return [executable(), "-hide_banner", "-nostats", "-v", "level+warning", *shown]
 
 
+def stall_limit_s() -> float:
+    """Return for how many seconds a process may stand still.
+
+    Raises:
+        FFmpegError: VIDBG_STALL_S is no number above 0.
+    """
+    choice = os.environ.get("VIDBG_STALL_S", "")
+    if not choice:
+        return STALL_TIMEOUT_S
+    try:
+        limit_s = float(choice)
+    except ValueError:
+        limit_s = 0.0
+    if not 0 < limit_s < math.inf:
+        raise FFmpegError(f"VIDBG_STALL_S={choice} is no number of seconds above 0")
+    return limit_s
+
+
+class _Patience:
+    """How much longer a wait may take, of the time in which we run: a suspended job waits too.
+
+    Args:
+        limit_s: Seconds in all.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._left_s = limit_s
+        self._last_s = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Say whether the time is up. To be asked at least once a second."""
+        now_s = time.monotonic()
+        self._left_s -= min(now_s - self._last_s, _LONGEST_STEP_S)
+        self._last_s = now_s
+        return self._left_s <= 0
+
+
 class _Child(subprocess.Popen[bytes]):
     """A process that tells at its end what it took of the processors.
 
@@ -165,10 +211,10 @@ class _Child(subprocess.Popen[bytes]):
         """
         if not hasattr(os, "wait4"):
             return super().wait(timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        patience = _Patience(math.inf if timeout is None else timeout)
         delay_s = _SHORTEST_WAIT_S
         while (status := self.poll()) is None:
-            if deadline is not None and time.monotonic() >= deadline:
+            if patience.is_over():
                 raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
             time.sleep(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_WAIT_S)
@@ -188,7 +234,7 @@ class Process:
         folder: Where it runs, which relative names then start from; None for where we do.
 
     Raises:
-        FFmpegError: The binary is missing or cannot be started.
+        FFmpegError: The binary is missing or cannot be started, or VIDBG_STALL_S is no number.
     """
 
     def __init__(
@@ -201,6 +247,7 @@ class Process:
     ) -> None:
         argv = command(arguments)
         argv[0] = os.path.abspath(argv[0])
+        self._stall_s = stall_limit_s()
         self._bill = bill()
         logger.debug("start %s", argv)
         try:
@@ -215,7 +262,7 @@ class Process:
             )
         except OSError as error:
             raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
-        _running.add(self._popen)
+        _take_note(self._popen)
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.damage_count = 0
         self.first_damage: str | None = None
@@ -226,7 +273,7 @@ class Process:
         except RuntimeError as error:  # no more threads: nobody would ever end the process
             self.kill()
             self._popen.wait()
-            _running.discard(self._popen)
+            _let_go(self._popen)
             self._close_pipes()
             raise FFmpegError(f"FFmpeg cannot be watched ({error})", path=argv[0]) from error
         for pipe in (self._popen.stdin, self._popen.stdout):
@@ -265,7 +312,7 @@ class Process:
         """Fill ``buffer`` from standard output; return how many bytes came before its end.
 
         Raises:
-            FFmpegError: Nothing came for :data:`STALL_TIMEOUT_S` seconds.
+            FFmpegError: Nothing came for :func:`stall_limit_s` seconds.
         """
         stream = self._popen.stdout
         if stream is None:
@@ -286,7 +333,7 @@ class Process:
 
         Raises:
             BrokenPipeError: The process has ended.
-            FFmpegError: It took nothing for :data:`STALL_TIMEOUT_S` seconds.
+            FFmpegError: It took nothing for :func:`stall_limit_s` seconds.
         """
         stream = self._popen.stdin
         if stream is None:
@@ -302,30 +349,40 @@ class Process:
             return
         poll = select.poll()
         poll.register(fd, event)
-        deadline = time.monotonic() + STALL_TIMEOUT_S
+        patience = _Patience(self._stall_s)
         with waiting("ffmpeg"):
             while not poll.poll(_POLL_S * 1000):
                 if self.was_killed:
                     return
-                if time.monotonic() > deadline:
-                    raise FFmpegError(f"FFmpeg made no progress for {STALL_TIMEOUT_S:.0f} seconds")
+                if patience.is_over():
+                    raise FFmpegError(
+                        f"FFmpeg made no progress for {self._stall_s:g} seconds",
+                        hint=_MAYBE_SLOW,
+                    )
 
     def close_stdin(self) -> None:
         """Tell the process that no more input comes."""
         if self._popen.stdin is not None:
             self._popen.stdin.close()
 
-    def wait(self, timeout_s: float = STALL_TIMEOUT_S) -> int:
+    def wait(self, timeout_s: float | None = None) -> int:
         """Wait for the end of the process and of its messages; return its exit status.
 
+        Args:
+            timeout_s: For how long; None for as long as it may stand still.
+
         Raises:
-            FFmpegError: It did not end within ``timeout_s`` seconds.
+            FFmpegError: It did not end within that time.
         """
+        hint = None
+        if timeout_s is None:
+            timeout_s, hint = self._stall_s, _MAYBE_SLOW
         try:
             with waiting("ffmpeg"):
                 status = self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error
+            what = f"FFmpeg did not end within {timeout_s:g} seconds"
+            raise FFmpegError(what, hint=hint) from error
         self._drain.join(5)
         return status
 
@@ -334,8 +391,15 @@ class Process:
         self.was_killed = True
         _kill(self._popen)
 
+    def ended_by(self) -> str | None:
+        """Return which signal ended the process, in words, or None; our own does not count."""
+        return None if self.was_killed else _ended_by(self._popen.poll(), self.tail)
+
     def cause(self) -> str:
-        """Return the line of FFmpeg's messages that best says why it failed."""
+        """Return what best says why FFmpeg failed: a signal, or a line of its messages."""
+        ended_by = self.ended_by()
+        if ended_by is not None:
+            return ended_by
         lines = [plain(line) for line in self.tail]
         for line in reversed(lines):
             if re.search(r"No space left|Permission denied|File too large|Read-only|quota", line):
@@ -353,7 +417,7 @@ class Process:
     ) -> None:
         self.kill()
         self._popen.wait()
-        _running.discard(self._popen)
+        _let_go(self._popen)
         if self._bill is not None:
             self._bill(self._popen.cpu_s)
             self._bill = None
@@ -375,6 +439,15 @@ def is_complaint(line: str) -> bool:
 def plain(line: str) -> str:
     """Return a line of FFmpeg's without its "[h264 @ 0x55…] [error]" prefixes."""
     return re.sub(r"^(?:\[[^\]]*\]\s*)+", "", line)
+
+
+def _ended_by(returncode: int | None, lines: Iterable[str]) -> str | None:
+    """Return which signal ended an FFmpeg, in words, or None."""
+    if returncode is not None and returncode < 0:
+        return f"FFmpeg was ended: {signal.strsignal(-returncode)}"
+    if returncode == _SIGNALLED and not any("not permitted" in line for line in lines):
+        return "FFmpeg was ended by a signal"
+    return None
 
 
 def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float = 120.0) -> Ran:
@@ -403,19 +476,47 @@ def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float
     except OSError as error:
         raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
     with popen:
-        _running.add(popen)
+        _take_note(popen)
         try:
             with waiting("ffmpeg"):
-                stdout, stderr = popen.communicate(feed or b"", timeout_s)
+                stdout, stderr = _communicate(popen, feed or b"", timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise FFmpegError(f"FFmpeg did not end within {timeout_s:.0f} seconds") from error
+            raise FFmpegError(f"FFmpeg did not end within {timeout_s:g} seconds") from error
         finally:
             _kill(popen)
-            _running.discard(popen)
+            _let_go(popen)
     if charge is not None:
         charge(popen.cpu_s)
     lines = tuple(stderr.decode("utf-8", "replace").splitlines())
     return Ran(popen.returncode, stdout, lines)
+
+
+def _communicate(popen: _Child, feed: bytes, timeout_s: float) -> tuple[bytes, bytes]:
+    """Return what a process writes to its standard output and error, until it ends.
+
+    Raises:
+        subprocess.TimeoutExpired: It did not end in time.
+    """
+    patience = _Patience(timeout_s)
+    while True:
+        try:
+            return popen.communicate(feed, min(_POLL_S, timeout_s))
+        except subprocess.TimeoutExpired:
+            if patience.is_over():
+                raise
+            feed = b""  # the first call has taken it
+
+
+def _take_note(popen: _Child) -> None:
+    """Let a process be ended with all others, and when we are killed."""
+    _running.add(popen)
+    guard.watch(popen.pid)
+
+
+def _let_go(popen: _Child) -> None:
+    """Undo that, of a process that has ended."""
+    _running.discard(popen)
+    guard.forget(popen.pid)
 
 
 def kill_all() -> None:
@@ -445,7 +546,10 @@ class Ran:
         self.lines = lines
 
     def cause(self) -> str:
-        """Return its first complaint, else the last of its messages."""
+        """Return the signal that ended it, else its first complaint or the last message."""
+        ended_by = _ended_by(self.returncode, self.lines)
+        if ended_by is not None:
+            return ended_by
         first = next((line for line in self.lines if is_complaint(line)), None)
         lines = self.lines if first is None else (first,)
         return plain(lines[-1]) if lines else "no message"

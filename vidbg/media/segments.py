@@ -377,7 +377,7 @@ class Work:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        kept = self.frames
+        kept = self.frames if (self.folder / _JOURNAL).exists() else 0
         if exc is None or not kept:
             self._remove()
             return

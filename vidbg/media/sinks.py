@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -65,6 +65,8 @@ _CUT_SUBTITLES = r"noise=drop=lt(pts\,0)"
 
 # Browsers show frames of less than 20 ms for a tenth of a second each.
 _FASTEST_GIF = 50
+# How often is looked whether what is being written is still there.
+_LOOK_EVERY_S = 1.0
 # Between 1440p and 4K: from here on an encoder's frames are most of a job's memory.
 _LARGE_PIXELS = 6_000_000
 
@@ -101,6 +103,7 @@ class Sink:
     ) -> None:
         self.output = output
         self.frames_written = 0
+        self._looked_s = time.monotonic()
         self._info = info
         self._codec = output.encoder
         self._container = container_for(output)
@@ -158,8 +161,10 @@ class Sink:
                 a composite.
 
         Raises:
-            EncodeError: FFmpeg ended early: a full disk, a codec's refusal.
+            EncodeError: FFmpeg ended early: a full disk, a codec's refusal. Or what it writes
+                was removed.
         """
+        self._look_after_part()
         parts = self._parts(planes, alpha)
         try:
             for number in range(len(parts[0])):
@@ -171,6 +176,16 @@ class Sink:
                 self.frames_written += 1
         except (BrokenPipeError, FFmpegError) as error:
             raise self._failure(error) from error
+
+    def _look_after_part(self) -> None:
+        """Raise :class:`EncodeError` if the part is gone: FFmpeg would write on, for nobody."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        if not self._part.exists():
+            what = "what was made of it" if self._part.parent.is_dir() else "its folder"
+            raise EncodeError(f"{what} was removed while the job ran", path=self.output.path)
 
     def _parts(self, planes: Planes | None, alpha: Plane | None) -> list[Plane]:
         """Return what goes down the pipe, one array ``(B, h, w)`` a plane of the raw format."""
@@ -459,10 +474,13 @@ class Sink:
     def _remove_part(self) -> None:
         if self._folder is not None:
             self._folder.discard()
-        else:
+            return
+        try:
             self._part.unlink(missing_ok=True)
-            if self._held is not None:
-                self._held.release()
+        except OSError as error:  # and what failed before that is what has to be told
+            logger.warning("%s: is left behind (%s)", self._part, error.strerror)
+        if self._held is not None:
+            self._held.release()
 
     def _wait(self) -> int:
         """Wait for FFmpeg's end and return its status, for as long as it goes on writing.
@@ -480,8 +498,9 @@ class Sink:
                 last_written_ns = written_ns
 
     def _failure(self, error: Exception | None) -> EncodeError:
+        hint = None
         if isinstance(error, FFmpegError):
-            cause = error.message
+            cause, hint = error.message, error.hint
         elif self._archive is not None and self._archive.error is not None:
             cause = self._archive.error.strerror or str(self._archive.error)
         else:
@@ -490,14 +509,12 @@ class Sink:
             except FFmpegError:
                 self._process.kill()
             cause = self._process.cause()
-            status = self._process.returncode
-            if status is not None and status < 0:
-                cause = f"FFmpeg was ended: {signal.strsignal(-status)}"
-        full = re.search(r"No space left|File too large|File size limit", cause)
+        if re.search(r"No space left|File too large|File size limit", cause):
+            hint = "Free some space or choose another place with -o"
         return EncodeError(
             f"cannot be written ({cause})",
             path=self.output.path,
-            hint="Free some space or choose another place with -o" if full else None,
+            hint=hint,
             returncode=self._process.returncode,
             stderr_tail=tuple(self._process.tail),
         )
