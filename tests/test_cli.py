@@ -391,12 +391,12 @@ def heed_signals() -> None:
 @pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_job_and_leaves_nothing(
-    tmp_path: Path, checkpoint: Path, number: signal.Signals, times: int
+    tmp_path: Path, number: signal.Signals, times: int
 ) -> None:
     job = subprocess.Popen(
         [
             VIDBG, str(SAMPLES / "talk.mp4"), "--bg", str(SAMPLES / "stars.mp4"),
-            "--weights", str(checkpoint), "--json", "-o", str(tmp_path / "out.mp4"),
+            "--json", "-o", str(tmp_path / "out.mp4"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
