@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -73,6 +75,17 @@ def run_ffmpeg(*arguments: str, feed: bytes = b"") -> bytes:
     if done.returncode:
         raise AssertionError(f"{command}\n{done.stderr.decode('utf-8', 'replace')}")
     return done.stdout
+
+
+@contextmanager
+def cores_of_children(count: int | None) -> Iterator[None]:
+    """Let processes that are started within have so many of our cores; None for all of them."""
+    allowed = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, allowed[:count])  # of this thread, which hands it down
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def has_encoder(name: str) -> bool:

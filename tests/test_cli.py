@@ -388,11 +388,11 @@ def heed_signals() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-def test_a_signal_ends_a_network_and_leaves_nothing(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_signal_ends_a_network_and_leaves_nothing(tmp_path: Path) -> None:
     job = subprocess.Popen(
         [
             VIDBG, str(SAMPLES / "talk.mp4"), "--bg", str(SAMPLES / "stars.mp4"),
-            "--weights", str(checkpoint), "--json", "-o", str(tmp_path / "out.mp4"),
+            "--json", "-o", str(tmp_path / "out.mp4"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

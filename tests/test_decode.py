@@ -715,6 +715,26 @@ def test_a_file_cut_short_lacks_the_frames_that_are_not_in_it(
     assert kept.damage
 
 
+@pytest.mark.parametrize("is_from_zero", [True, False])
+def test_the_length_of_a_late_clip_is_read_as_it_is_meant(
+    is_from_zero: bool, tmp_path: Path
+) -> None:
+    """Matroska's length is where the clip ends on its clock, or how long it is: programs differ."""
+    begin_s = 20
+    raw = pack_planes(noise_planes("yuv420p", (64, 48), 50))
+    path = make_clip(tmp_path / "late.mkv", frames=50, raw=raw, video_delay_s=begin_s)
+    content = path.read_bytes()
+    place = content.index(b"\x44\x89\x88") + 3  # a 64-bit float, in milliseconds
+    (length_ms,) = struct.unpack_from(">d", content, place)
+    assert length_ms == pytest.approx(1000 * begin_s + 2000, abs=1)
+    if not is_from_zero:
+        length = struct.pack(">d", length_ms - 1000 * begin_s)
+        path.write_bytes(content[:place] + length + content[place + 8 :])
+    assert probe(path).missing_frames == 0
+    missing = probe(cut_short(path, 0.6)).missing_frames
+    assert 17 <= missing <= 25
+
+
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.mp4"])
 def test_missing_frames_are_those_stored_later_too(name: str, tmp_path: Path) -> None:
     """B-frames follow the frame that is shown after them: a cut leaves holes before its end."""

@@ -66,20 +66,22 @@ def test_the_bundled_binary_is_the_default(monkeypatch: pytest.MonkeyPatch) -> N
 @posix_only
 @pytest.mark.usefixtures("_chosen_anew")
 @pytest.mark.parametrize(
-    "banner",
+    ("banner", "has_queues"),
     [
-        "ffmpeg version 5.1.2-0+deb12u1 Copyright",
-        "ffmpeg version n9.0.2-17-g2a571b6068 Copyright",
-        "ffmpeg version 7.1-full_build-www.example.org",
-        "ffmpeg version N-117770-g322b240cea Copyright",  # built between releases: trusted
+        ("ffmpeg version 5.1.2-0+deb12u1 Copyright", False),
+        ("ffmpeg version 6.0", True),
+        ("ffmpeg version n9.0.2-17-g2a571b6068 Copyright", True),
+        ("ffmpeg version 7.1-full_build-www.example.org", True),
+        ("ffmpeg version N-117770-g322b240cea Copyright", True),  # between releases: trusted
     ],
 )
 def test_a_binary_of_ones_own(
-    banner: str, make_program: MakeProgram, monkeypatch: pytest.MonkeyPatch
+    banner: str, has_queues: bool, make_program: MakeProgram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_program(f"echo '{banner}'")
     monkeypatch.setenv("VIDBG_FFMPEG", str(path))
     assert ff.executable() == str(path)
+    assert ff.few_waiting() == ({"thread_queue_size": 1} if has_queues else {})
 
 
 @posix_only

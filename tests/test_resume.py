@@ -9,15 +9,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
-from clips import decode_planes, make_clip, noise_planes, run_ffmpeg, stream_facts, video_info
+from clips import (
+    cores_of_children,
+    decode_planes,
+    make_clip,
+    noise_planes,
+    run_ffmpeg,
+    stream_facts,
+    video_info,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -852,15 +862,25 @@ def test_the_other_sound_is_joined_too(tmp_path: Path, clip: Path) -> None:
 # ---- The command -------------------------------------------------------------------------------
 
 
-def vidbg(limit: int, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command with small segments; it is killed at a moment, 0 for never."""
-    return subprocess.run(
-        [sys.executable, "-c", RUNNER, str(limit), str(folder), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
+def vidbg(
+    limit: int, folder: Path, *arguments: object, cores: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command with small segments; it is killed at a moment, 0 for never.
+
+    Args:
+        limit: The moment.
+        folder: Where its outputs lie.
+        *arguments: What a user writes.
+        cores: How many it may use; None for all.
+    """
+    with nullcontext() if cores is None else cores_of_children(cores):
+        return subprocess.run(
+            [sys.executable, "-c", RUNNER, str(limit), str(folder), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
 
 
 def moments(done: subprocess.CompletedProcess[str]) -> int:
@@ -974,6 +994,45 @@ def test_three_outputs_of_a_killed_job_are_those_of_one_that_was_not(
             assert len(before[0]) == GREEN_FRAMES
             assert all(np.array_equal(*planes) for planes in zip(before, after, strict=True))
             same_file(whole / name, folder / name)
+
+
+@pytest.fixture(scope="module")
+def falling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three segments of blotches that fall by 20 pixels a frame: motion that x264 limits.
+
+    How far down it searches depends on how many frames it encodes at once, thus on its threads.
+    """
+    width, height, step_px = 96, 128, 20
+    noise = np.random.default_rng(0).integers(0, 256, (3 * GRID * step_px + height, width))
+    blotches = cv2.GaussianBlur(noise.astype(np.float32), (0, 0), 2)
+    tall = ((blotches - 128) * 4 + 128).clip(0, 255).astype(np.uint8)
+    grey = bytes([128]) * (width * height // 2)
+    raw = b"".join(tall[n * step_px :][:height].tobytes() + grey for n in range(3 * GRID))
+    path = tmp_path_factory.mktemp("falling") / "in.mkv"
+    return make_clip(path, size=(width, height), rate=RATE, raw=raw, raw_pix_fmt="yuv420p")
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="no second core to have or not to have",
+)
+def test_a_job_goes_on_with_the_threads_of_the_machine_that_began_it(
+    tmp_path: Path, falling: Path
+) -> None:
+    outs = [tmp_path / name / "out.mp4" for name in ("one", "two", "parts")]
+    one, two, parts = outs
+    for out in outs:
+        out.parent.mkdir()
+    command = (falling, "--bg", "red", "--model", "chroma", "--key", "red", "--resume", "-o")
+    total = moments(vidbg(0, one.parent, *command, one, cores=1))
+    moments(vidbg(0, two.parent, *command, two, cores=2))
+    shown = [decode_planes(out)[0] for out in (one, two)]
+    assert not np.array_equal(*shown)  # it does depend on them
+    killed = vidbg(round(0.7 * total), parts.parent, *command, parts, cores=1)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert GRID <= kept_frames(parts) < 3 * GRID
+    moments(vidbg(0, parts.parent, *command, parts, cores=2))
+    same_file(one, parts)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")

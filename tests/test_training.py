@@ -502,6 +502,16 @@ def test_training_learns_what_is_bright(pictures: Bank, tmp_path: Path) -> None:
     assert steps[-1].empty_alpha < 0.2
 
 
+def test_between_steps_small_numbers_are_what_they_are(pictures: Bank, tmp_path: Path) -> None:
+    """Flushing them to 0 is a state of the thread, in which others compute too."""
+    small = np.full(8, 1e-38, np.float32)
+    steps = train(tiny(), pictures, RECIPE, tmp_path, CPU)
+    next(steps)
+    assert (small * np.float32(0.01) > 0).all()
+    steps.close()
+    assert (small * np.float32(0.01) > 0).all()
+
+
 def test_taken_up_again_it_is_the_same_training(pictures: Bank, tmp_path: Path) -> None:
     whole = list(train(tiny(), pictures, RECIPE, tmp_path / "whole", CPU))
     halves = train(tiny(), pictures, RECIPE, tmp_path / "halves", CPU)

@@ -500,7 +500,7 @@ class BackgroundVideo:
             format="rawvideo",
             pix_fmt=target.format.pix_fmt,
             fps_mode="passthrough",
-            **ff.FEW_WAITING,
+            **ff.few_waiting(),
         ).get_args()
         size = _shown_size(placement, target)
         with ff.Process(["-nostdin", *arguments], reads=True) as process:

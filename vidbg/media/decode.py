@@ -231,7 +231,7 @@ class FrameReader:
             "fps_mode": "passthrough",
             "format": "rawvideo",
             "pix_fmt": raw_pix_fmt(info),
-            **ff.FEW_WAITING,
+            **ff.few_waiting(),
         }
         if not resampled:  # the number of packets is no bound where every frame is passed on
             count = None if self._stop is None else max(0, self._stop - first)

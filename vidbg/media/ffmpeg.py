@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -34,9 +34,8 @@ STALL_TIMEOUT_S = 300.0
 # Bit-exact and with chroma of every pixel: conversions here are between layouts of the same
 # samples, and must not change them.
 EXACT_FLAGS = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
-# How many raw frames wait before the pipe: FFmpeg's own 8 of them are 100 MB at 4K, and are always
-# full, since a decoder is faster than what follows.
-FEW_WAITING: Mapping[str, int] = {"thread_queue_size": 1}
+# The first version that can be told how many frames wait before a pipe.
+_QUEUE_VERSION = (6, 0)
 _MAYBE_SLOW = "If it is only slow, set VIDBG_STALL_S to more seconds"
 _POLL_S = 0.2
 # Between two looks at a clock that lie further apart we did not run: Ctrl-Z, a closed lid.
@@ -101,6 +100,17 @@ def executable() -> str:
     return path
 
 
+def few_waiting() -> dict[str, int]:
+    """Return the options of an output to a pipe before which few raw frames are to wait.
+
+    FFmpeg's own 8 of them are 100 MB at 4K, and are always full, since a decoder is faster than
+    what follows. Before version 6 it has no such option.
+    """
+    version = _version(executable())
+    return {} if version is not None and version < _QUEUE_VERSION else {"thread_queue_size": 1}
+
+
+@cache
 def _version(path: str) -> tuple[int, int] | None:
     """Return FFmpeg's (major, minor), or None for a build that has no release number."""
     try:

@@ -543,8 +543,11 @@ def _missing_frames(
         return times.repeated_frames if packets.has_jumps else 0
     lost_s = Fraction(0)
     if "matroska" in names and container.duration:
-        end_s = (container.duration + (container.start_time or 0)) * _MICROSECOND
-        lost_s = end_s - packets.last_end_s
+        # Some programs count the length from time 0, FFmpeg among them, and others from the first
+        # frame on. Where it may be either it is the former, which asks for less.
+        end_s = container.duration * _MICROSECOND
+        start_s = (container.start_time or 0) * _MICROSECOND
+        lost_s = end_s + (start_s if end_s <= start_s else 0) - packets.last_end_s
     elif "avi" in names:  # which counts time in frames
         lost_s = stream.frames * Fraction(stream.time_base) - packets.end_s
     rate = times.frame_rate
