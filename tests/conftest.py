@@ -38,6 +38,14 @@ def shared_dir() -> Path:
     return shared_folder()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _weights_folder_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep tests out of the user's folder of weights, and what lies there out of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDBG_WEIGHTS_DIR", str(tmp_path_factory.mktemp("weights")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread of ours, an FFmpeg process or a part file."""

@@ -55,7 +55,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "matting.u2net": set(),
         "matting.vidbgnet": {"matting.u2net"},
         "matting.resnet_unet": set(),
-        "matting.weights": set(),
+        "matting.weights": {"whole"},
         "matting.unpickle": {"matting.weights"},
         "matting.architectures": {
             "matting.u2net",

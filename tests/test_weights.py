@@ -29,6 +29,7 @@ import pytest
 import torch
 from checkpoints import random_network, random_u2netp
 from click.testing import CliRunner
+from safetensors.numpy import save
 from safetensors.torch import save_file
 
 from vidbg.cli.models import models
@@ -871,6 +872,86 @@ def test_a_checkpoint_is_read_by_another_process(tmp_path: Path) -> None:
         np.testing.assert_array_equal(arrays[name], tensor.numpy())
 
 
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of weights with nothing in it; where what was read is kept."""
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", str(tmp_path / "weights"))
+    return tmp_path / "weights" / "converted"
+
+
+def saved(path: Path, value: float) -> Path:
+    torch.save({"a": torch.full((3,), value)}, path)
+    return path
+
+
+def no_process(*_: object) -> bytes:
+    raise AssertionError("another process is asked")
+
+
+def test_a_checkpoint_is_read_by_another_process_once(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "some.pth", 1.5)
+    first, _ = weights.read_arrays(path)
+    monkeypatch.setattr(weights, "_unpickled", no_process)
+    again, _ = weights.read_arrays(path.rename(tmp_path / "other.pth"))
+    np.testing.assert_array_equal(first["a"], [1.5] * 3)
+    np.testing.assert_array_equal(again["a"], [1.5] * 3)
+    # Another content under that name is another file, and so is the same to another version.
+    saved(tmp_path / "other.pth", 2.5)
+    with pytest.raises(AssertionError):
+        weights.read_arrays(tmp_path / "other.pth")
+    saved(tmp_path / "some.pth", 1.5)
+    monkeypatch.setattr(weights, "__version__", "0")
+    with pytest.raises(AssertionError):
+        weights.read_arrays(tmp_path / "some.pth")
+    assert len(list(kept.iterdir())) == 1
+
+
+@pytest.mark.parametrize("spoil", ["a bit", "the end", "everything"])
+def test_what_is_kept_but_spoiled_is_read_anew(tmp_path: Path, kept: Path, spoil: str) -> None:
+    path = saved(tmp_path / "some.pth", 1.5)
+    weights.read_arrays(path)
+    (file,) = kept.iterdir()
+    content = file.read_bytes()
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    file.write_bytes({"a bit": flipped, "the end": content[:-1], "everything": b""}[spoil])
+    arrays, _ = weights.read_arrays(path)
+    np.testing.assert_array_equal(arrays["a"], [1.5] * 3)
+    assert [one.read_bytes() for one in kept.iterdir()] == [content]
+
+
+def test_only_some_are_kept_those_used_last(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        weights, "_unpickled", lambda _, content: save({"a": np.frombuffer(content, np.uint8)})
+    )
+    monkeypatch.setattr(weights, "_CONVERTED_KEPT", 2)
+    for number in range(3):
+        (tmp_path / f"{number}.pth").write_bytes(b"checkpoint %d" % number)
+
+    def read(number: int) -> None:
+        weights.read_arrays(tmp_path / f"{number}.pth")
+
+    read(0)
+    (first,) = kept.iterdir()
+    os.utime(first, (1, 1))
+    read(1)
+    for file in kept.iterdir():
+        os.utime(file, (2 if file == first else 3,) * 2)
+    read(0)  # is used again
+    read(2)
+    assert len(list(kept.iterdir())) == 2
+    assert first.exists()
+
+
+def test_nothing_has_to_be_kept(tmp_path: Path, kept: Path) -> None:
+    kept.parent.write_bytes(b"a file where the folder would be")
+    arrays, _ = weights.read_arrays(saved(tmp_path / "some.pth", 1.5))
+    np.testing.assert_array_equal(arrays["a"], [1.5] * 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
 def test_what_another_process_cannot_read_is_left_to_this_one(
     tmp_path: Path, content: bytes
@@ -896,6 +977,7 @@ def test_a_folder_of_the_users_is_not_run(tmp_path: Path, monkeypatch: pytest.Mo
     (package / "__init__.py").write_text("open('ran', 'w')")
     path = tmp_path / "some.pth"
     torch.save({"a": torch.ones(2)}, path)
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", str(tmp_path / "kept"))
     monkeypatch.chdir(tmp_path)
     arrays, _ = weights.read_arrays(path)
     assert arrays.keys() == {"a"}

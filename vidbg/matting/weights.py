@@ -30,8 +30,9 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from vidbg import __version__
-from vidbg.errors import WeightsError
+from vidbg.errors import OutputError, WeightsError
 from vidbg.lock import take_lock
+from vidbg.whole import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +59,8 @@ _REINSTALL = "Reinstall vidbg: pip install --force-reinstall --no-deps vidbg"
 # Starting PyTorch on a slow machine is most of it.
 _UNPICKLE_S = 120
 _SIDES_PX = range(32, 2049)
+_CONVERTED = "converted"
+_CONVERTED_KEPT = 4
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -633,7 +636,7 @@ def read_arrays(
         content = read_once(path)
     try:
         if path.suffix.lower() != ".safetensors":
-            content = _unpickled(path, content)
+            content = _without_pickle(path, content)
         arrays = load(content)
         facts = _metadata(content)
     # TypeError and AttributeError are for numbers that NumPy has not.
@@ -649,6 +652,46 @@ def _metadata(content: bytes) -> object:
     """Return what the header of a safetensors file, known to be one, says beside its tensors."""
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
     return json.loads(header).get("__metadata__")
+
+
+def _without_pickle(path: Path, content: bytes) -> bytes:
+    """Return a PyTorch checkpoint as safetensors: as kept from the last time, or read anew.
+
+    Reading it takes PyTorch, and two seconds that every job with such weights would wait. What is
+    kept has the digests of both in its name, and counts for nothing unless they are right.
+    """
+    folder = cache_dir() / _CONVERTED
+    # Another version may read the same otherwise.
+    origin = hashlib.sha256(__version__.encode() + b" " + content).hexdigest()
+    with suppress(OSError):
+        for kept in folder.glob(f"{origin}.*.safetensors"):
+            converted = kept.read_bytes()
+            if kept.name == _converted_name(origin, converted):
+                with suppress(OSError):
+                    os.utime(kept)
+                return converted
+            kept.unlink()
+    converted = _unpickled(path, content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / _converted_name(origin, converted), converted)
+        by_age = sorted(folder.glob("*.safetensors"), key=_modified, reverse=True)
+        for old in by_age[_CONVERTED_KEPT:]:
+            old.unlink(missing_ok=True)
+    except (OSError, OutputError) as error:  # it will take as long again
+        logger.debug("%s is not kept: %s", path, error)
+    return converted
+
+
+def _converted_name(origin: str, converted: bytes) -> str:
+    return f"{origin}.{hashlib.sha256(converted).hexdigest()}.safetensors"
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # removed by another job
+        return 0.0
 
 
 def _unpickled(path: Path, content: bytes) -> bytes:
