@@ -65,6 +65,17 @@ def test_neither_runs_nor_batches_nor_cores_change_a_matte(tmp_path: Path) -> No
     assert hardly_differ(first, other)
 
 
+def test_the_same_command_makes_the_same_frames(tmp_path: Path) -> None:
+    made = []
+    for out in (tmp_path / "one.mp4", tmp_path / "two.mp4"):
+        command = [VIDBG, TALK, "--bg", SAMPLES / "stars.mp4", "--end", "0.5", "-q", "-o", out]
+        subprocess.run(command, check=True, timeout=120)
+        made.append(decode_planes(out))
+    assert len(made[0][0]) == 15
+    for one, two in zip(*made, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_pytorchs_threads_and_batches_change_next_to_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
