@@ -50,7 +50,7 @@ from fractions import Fraction
 from math import floor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import av
 import psutil
@@ -570,19 +570,27 @@ def _waited_for(pid: int, limit_s: float) -> tuple[int | None, float, int]:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         member.kill()
             _, _, usage = os.wait4(pid, 0)
-            return None, time.monotonic() - began, _peak(usage)
+            return None, time.monotonic() - began, _bytes_of(usage.ru_maxrss)
         time.sleep(_POLL_S)
-    return os.waitstatus_to_exitcode(status), time.monotonic() - began, _peak(usage)
+    return os.waitstatus_to_exitcode(status), time.monotonic() - began, _bytes_of(usage.ru_maxrss)
 
 
-def _peak(usage: Any) -> int:
-    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+def _bytes_of(maxrss: int) -> int:
+    return maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+# Started by a small process of its own: what one is started by counts as its peak too.
 _LIMITED = """
 import os, resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
-os.execv(sys.argv[2], sys.argv[2:])
+limit, told, *argv = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
+_, status, usage = os.wait4(os.posix_spawn(argv[0], argv, os.environ), 0)
+with open(told, "w") as file:
+    file.write(str(usage.ru_maxrss))
+code = os.waitstatus_to_exitcode(status)
+if code < 0:
+    os.kill(os.getpid(), -code)
+sys.exit(code)
 """
 
 
@@ -598,9 +606,10 @@ class Command:
 
     def run(self, arguments: Sequence[str], folder: Path) -> Ran:
         """Run it in a folder, within the limits."""
-        argv = [sys.executable, "-I", "-S", "-c", _LIMITED, str(_ADDRESS_SPACE_BYTES)]
+        out, err, told = (folder / f"{name}.txt" for name in ("stdout", "stderr", "peak"))
+        told.write_text("0")
+        argv = [sys.executable, "-I", "-S", "-c", _LIMITED, str(_ADDRESS_SPACE_BYTES), told.name]
         argv += [sys.executable, "-m", "vidbg", *arguments]
-        out, err = folder / "stdout.txt", folder / "stderr.txt"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
                 argv,
@@ -610,8 +619,9 @@ class Command:
                 cwd=folder,
                 env=_environment(),
             )
-        status, seconds, peak = _waited_for(process.pid, self._limit_s)
+        status, seconds, _ = _waited_for(process.pid, self._limit_s)
         process.returncode = 0 if status is None else status  # it has been waited for
+        peak = _bytes_of(int(told.read_text() or 0))
         return Ran(status, seconds, peak, _read(out), _read(err))
 
     def __enter__(self) -> Self:
@@ -756,7 +766,13 @@ def check(subject: Mutant, runner: Command | Forks, folder: Path) -> Outcome:
     if ran.status == 0:
         problems += _problems_of_result(path, output, ran)
     left = sorted(p.name for p in folder.iterdir())
-    expected = {path.name, "stdout.txt", "stderr.txt", *([output.name] if ran.status == 0 else [])}
+    expected = {
+        path.name,
+        "stdout.txt",
+        "stderr.txt",
+        "peak.txt",
+        *([output.name] if ran.status == 0 else []),
+    }
     if ran.status is not None:  # nobody clears up after having been killed
         problems += [f"left {name} behind" for name in left if name not in expected]
     return Outcome(subject, ran, tuple(problems))
@@ -921,7 +937,17 @@ def main() -> int:
     if chosen.serve:
         _serve()
         return 0
-    logging.getLogger("vidbg").setLevel(logging.CRITICAL)  # of our own look at a mutant
+    log = logging.getLogger("vidbg")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # of our own look at a mutant
+    try:
+        return _checked(chosen)
+    finally:
+        log.setLevel(level)
+
+
+def _checked(chosen: argparse.Namespace) -> int:
+    """Check the mutants that were asked for and print the table; 1 if one failed."""
     if chosen.only is None:
         subjects = list(mutants(chosen.seed, chosen.count))
     else:
