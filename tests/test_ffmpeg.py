@@ -391,6 +391,27 @@ def test_run_has_an_end(as_ffmpeg: MakeProgram) -> None:
 
 
 @posix_only
+def test_run_gives_everything_to_one_that_is_slow_to_read(as_ffmpeg: MakeProgram) -> None:
+    """More than a pipe holds, and later than the first look at the clock."""
+    as_ffmpeg("sleep 0.5; cat")
+    content = bytes(range(256)) * 4096
+    assert ff.run([], feed=content, timeout_s=30).stdout == content
+
+
+@posix_only
+@pytest.mark.parametrize(("body", "status"), [("exit 3", 3), ("exec sleep 600", None)])
+def test_run_gives_up_on_one_that_reads_nothing(
+    as_ffmpeg: MakeProgram, body: str, status: int | None
+) -> None:
+    as_ffmpeg(body)
+    if status is None:
+        with pytest.raises(FFmpegError, match="did not end within"):
+            ff.run([], feed=bytes(1 << 20), timeout_s=0.5)
+    else:
+        assert ff.run([], feed=bytes(1 << 20), timeout_s=30).returncode == status
+
+
+@posix_only
 def test_run_without_messages(as_ffmpeg: MakeProgram) -> None:
     as_ffmpeg("exit 2")
     assert ff.run([]).cause() == "no message"

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from vidbg.errors import FFmpegError
 from vidbg.media import guard
@@ -508,13 +508,26 @@ def _communicate(popen: _Child, feed: bytes, timeout_s: float) -> tuple[bytes, b
         subprocess.TimeoutExpired: It did not end in time.
     """
     patience = _Patience(timeout_s)
-    while True:
-        try:
-            return popen.communicate(feed, min(_POLL_S, timeout_s))
-        except subprocess.TimeoutExpired:
-            if patience.is_over():
-                raise
-            feed = b""  # the first call has taken it
+    # By another thread: what communicate() has not given when its time is up it never gives.
+    feeder = threading.Thread(target=_give, args=(popen.stdin, feed), name="vidbg-feed")
+    popen.stdin = None
+    feeder.start()
+    try:
+        while True:
+            try:
+                return popen.communicate(timeout=min(_POLL_S, timeout_s))
+            except subprocess.TimeoutExpired:
+                if patience.is_over():
+                    raise
+    finally:
+        _kill(popen)
+        feeder.join()
+
+
+def _give(pipe: IO[bytes], content: bytes) -> None:
+    """Write to a process all it is to read, as far as it reads it."""
+    with contextlib.suppress(BrokenPipeError), pipe:
+        pipe.write(content)
 
 
 def _take_note(popen: _Child) -> None:
