@@ -48,12 +48,14 @@ def logging_to_stderr(level: int) -> Iterator[logging.Logger]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Format())
     log = logging.getLogger("vidbg")
+    before = log.level
     log.setLevel(level)
     log.addHandler(handler)
     try:
         yield log
     finally:
         log.removeHandler(handler)
+        log.setLevel(before)
 
 
 class Reporter:
