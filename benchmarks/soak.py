@@ -151,10 +151,10 @@ class Soak:
             is_killed = ended.did_happen and happening in ("kill", "power cut")
             problems += ended.problems(is_folder=kind.is_folder)
             problems += self._meanwhile(kind, place, reference)
-            if is_killed:  # what is stored of a pipe outlives that, until the system clears up
-                shutil.rmtree(place / "tmp")
-            else:  # but for what a kill left, and this run did not come to
-                fresh = sorted(_left_in(kind, place) - before)
+            if not is_killed:
+                # What a kill left, a run that was disturbed may not have come to.
+                known = before if ended.did_happen else {n for n in before if not _is_stored(n)}
+                fresh = sorted(_left_in(kind, place) - known)
                 problems += [f"left behind: {name}" for name in fresh]
             kept_now = _kept_frames(kind, place)
             if not is_cut and kept_now < kept and not self._is_done(kind, place):
@@ -435,6 +435,11 @@ def _left_in(kind: Kind, place: Path) -> set[str]:
     out, tmp = place / "out", place / "tmp"
     found = {*strangers(kind, out, is_over=False), *parts_in(out)}
     return found | {f"tmp/{path.name}" for path in tmp.iterdir()} if tmp.exists() else found
+
+
+def _is_stored(name: str) -> bool:
+    """Say whether what lies about was stored of a pipe, which the next run sweeps away."""
+    return name.startswith("tmp/")
 
 
 def _is_joining(kind: Kind, out: Path) -> bool:

@@ -48,7 +48,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "media.ffmpeg": {"media.guard"},
         "media.timing": set(),
         "media.sequence": {"media.formats"},
-        "media.spool": {"media.inputs"},
+        "media.spool": {"media.inputs", "whole"},
         "media.light": set(),
         "media.inputs": set(),
         "matting.__init__": set(),

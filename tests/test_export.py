@@ -13,7 +13,8 @@ from checkpoints import built, random_network, randomise
 from safetensors import safe_open
 from torch import nn
 
-from vidbg.cli import main as command_line
+from vidbg.cli import dispatch
+from vidbg.cli.main import main
 from vidbg.errors import OutputError, WeightsError
 from vidbg.matting.segmenter import load_segmenter
 from vidbg.training import export as export_module
@@ -54,11 +55,12 @@ def checkpoint(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def vidbg(monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line in this process, without its handlers of signals; returns its status."""
-    monkeypatch.setattr(command_line, "_unwind_on_signals", lambda: None)
+    monkeypatch.setattr(dispatch, "_unwind_on_signals", lambda: None)
+    monkeypatch.setattr("vidbg.cli.main.heed_signals", lambda _: None)
 
     def run(*arguments: object) -> int:
         with pytest.raises(SystemExit) as ended:
-            command_line.main([str(argument) for argument in arguments])
+            main([str(argument) for argument in arguments])
         assert isinstance(ended.value.code, int)
         return ended.value.code
 

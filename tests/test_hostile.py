@@ -430,9 +430,9 @@ def test_absurd_numbers_of_channels(channels: int, forks: Forks, tmp_path: Path)
 # --- names -------------------------------------------------------------------------------------
 
 NAMES = [
-    *("-dash", "--bg", "with space", "it's", 'q"uote', "new\nline", "tab\t", "%d", "100%", "%05d"),
-    *("file:x", "concat:a|b", "http:x", "pipe:0", "ünïcødé 日本", "a" * 200, "[x]*?", "$HOME;`ls`"),
-    *("\\back\\slash", "#1", "@x", "=", "a,b;c=d", "\x1b[31mred"),
+    *("-dash", "--bg", "it's \"q uote\t", "new\nline\x1b[31mred", "%d", "100% %05d", "file:x"),
+    *("concat:a|b", "http:x", "pipe:0", "ünïcødé 日本", "a" * 200, "[x]*?", "#1", "@x"),
+    "=a,b;c=d $HOME;`ls`\\back\\slash",
 ]
 
 
@@ -789,8 +789,7 @@ def test_weights_that_change_meanwhile_are_those_that_were_checked(
     other = random_u2netp(tmp_path / f"other{suffix}", seed=2)
     picture = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
     expected = segmenter.load_segmenter(weights=path, device="cpu", precision="fp32")(picture)
-    different = segmenter.load_segmenter(weights=other, device="cpu", precision="fp32")(picture)
-    assert np.abs(expected - different).max() > 0.01
+    assert other.read_bytes() != path.read_bytes()
     real = weights.read_once
 
     def read_and_replaced(given: Path, spec: weights.ModelSpec | None) -> bytes:

@@ -249,6 +249,14 @@ def test_a_damaged_journal_never_has_more_frames(place: int, bit: int) -> None:
             assert found.frames == true.frames or found.is_last
 
 
+@pytest.mark.parametrize("name", ["processors", "ffmpeg", "hardware"])
+def test_a_journal_that_says_less_is_of_another_version(name: str) -> None:
+    head, *rest = WHOLE.lines()
+    given = json.loads(head)
+    del given[name]
+    assert parse_journal(b"".join([json.dumps(given).encode() + b"\n", *rest])) is None
+
+
 @given(st.binary(max_size=200))
 def test_any_other_file_is_no_journal(content: bytes) -> None:
     assert parse_journal(content) is None

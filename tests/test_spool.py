@@ -7,6 +7,8 @@ import os
 import shutil
 import ssl
 import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +55,34 @@ def test_a_pipe_is_a_file_while_it_is_needed(tmp_path: Path) -> None:
         assert path.parent == tmp_path
         assert path.read_bytes() == CONTENT
         assert path.stat().st_mode & 0o077 == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing that is open can be removed")
+def test_what_a_killed_job_stored_goes_with_the_next(tmp_path: Path) -> None:
+    holder = f"""
+        import io, sys
+        from pathlib import Path
+        from vidbg.media import spool
+        with spool.from_pipe(io.BytesIO(b"abc"), Path({str(tmp_path)!r})):
+            print(flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(holder)]
+    jobs = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    for job in jobs:
+        assert job.stdout is not None
+        job.stdout.readline()
+    with jobs[0] as killed:
+        killed.kill()
+    assert len(list(tmp_path.iterdir())) == 2
+    with spool.from_pipe(pipe_of(b"def"), tmp_path) as path:
+        assert len(list(tmp_path.iterdir())) == 2  # the other job runs
+        assert path.read_bytes() == b"def"
+    with jobs[1] as running:
+        running.communicate(b"")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,8 +133,7 @@ def test_a_full_disk_is_said_before_it_is_full(
 def test_a_full_disk_is_said_when_the_system_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.open
-    monkeypatch.setattr(os, "open", lambda *_: real("/dev/full", os.O_WRONLY))
+    monkeypatch.setattr(spool, "_make_private", lambda path: path.symlink_to("/dev/full"))
     with pytest.raises(InputError, match="no room left"), spool.from_pipe(pipe_of(b"x"), tmp_path):
         pytest.fail("it did not fit")
 

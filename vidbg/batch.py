@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vidbg import machine, pipeline
-from vidbg.errors import OutputError, VidbgError
+from vidbg.errors import OutputError, VidbgError, as_ours
 from vidbg.frames import VideoInfo
 from vidbg.job import CHROMA_MODEL
 from vidbg.journal import fingerprint
@@ -304,9 +304,9 @@ class _Batch:
                 places.remove(place)
                 if not places:
                     self._network = None
-                    self._refusals[wanted] = _as_ours(error)
+                    self._refusals[wanted] = as_ours(error)
                     return None
-                logger.warning("%s is left out: %s", place.device, _as_ours(error))
+                logger.warning("%s is left out: %s", place.device, as_ours(error))
             else:
                 return place
 
@@ -342,7 +342,7 @@ class _Batch:
                 "interrupted" if was_stopped else "failed",
                 run.frames,
                 run.seconds,
-                error=None if was_stopped else _as_ours(error),
+                error=None if was_stopped else as_ours(error),
                 earlier_frames=run.earlier_frames,
             )
         finally:
@@ -473,15 +473,3 @@ def _network_of(job: Job) -> _Network | None:
         return None
     weights = None if job.weights is None else str(job.weights)
     return job.model, weights, job.device, job.precision
-
-
-def _as_ours(error: BaseException) -> VidbgError:
-    """Return a failure as one that names its cause in a line."""
-    if isinstance(error, VidbgError):
-        return error
-    if isinstance(error, MemoryError):
-        return VidbgError("out of memory", hint="Try fewer --jobs")
-    if isinstance(error, OSError):
-        return VidbgError(error.strerror or str(error), path=error.filename)
-    what = f"unexpected {type(error).__name__}: {error}"
-    return VidbgError(what, hint="Run with --debug for details")

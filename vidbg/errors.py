@@ -6,7 +6,23 @@ one line that names the cause; ``path`` is the file it is about and ``hint`` the
 
 from __future__ import annotations
 
+import errno
+import re
 from os import PathLike
+from typing import Final
+
+MEMORY_HINT: Final = "Close other programs, or try --batch-size 1, fewer --jobs or smaller frames"
+"""What helps against a lack of memory."""
+
+# In the words of libc, Python, FFmpeg and its encoders, OpenCV, OpenVINO, PyTorch and the C++
+# library. Threads need room for their stacks, and libraries to be mapped to; for that a system has
+# two ways to say no.
+_NO_MEMORY = re.compile(
+    r"out of memory|insufficient memory|not enough memory|can(?:not|'t) alloc|bad_alloc"
+    r"|malloc of size \d+ failed|failed to map segment from shared object$"
+    r"|can't start new thread|resource temporarily unavailable",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 class VidbgError(Exception):
@@ -82,6 +98,24 @@ class DecodeError(FFmpegError):
 
 class EncodeError(FFmpegError):
     """The result could not be written."""
+
+
+def tells_of_no_memory(text: str) -> bool:
+    """Say whether a message of any library's, or of FFmpeg's, comes of a lack of memory."""
+    return _NO_MEMORY.search(text) is not None
+
+
+def as_ours(error: BaseException) -> VidbgError:
+    """Return any failure as one that names its cause in a line."""
+    if isinstance(error, VidbgError):
+        return error
+    is_errno = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or is_errno or tells_of_no_memory(str(error)):
+        return VidbgError("out of memory", hint=MEMORY_HINT)
+    if isinstance(error, OSError):
+        return VidbgError(error.strerror or str(error), path=error.filename)
+    what = f"unexpected {type(error).__name__}: {error}"
+    return VidbgError(what, hint="Run with --debug for details")
 
 
 class Interrupted(KeyboardInterrupt):

@@ -21,7 +21,8 @@ class Part:
     """A file or folder beside a result, which holds it until it is whole; made here, and empty.
 
     It is locked as long as the job runs. What a job was killed over is locked by nobody, and goes
-    when the same result is made again. Not on Windows, where nothing that is open can be renamed.
+    when the same result is made again, or the next of that stem. Not on Windows, where nothing that
+    is open can be renamed.
 
     Attributes:
         path: Its name, which no other job uses.

@@ -50,6 +50,14 @@ def start(tmp_path: Path, slow_clip: Path, behind: Path) -> Iterator[Callable[..
 
 
 @pytest.fixture(scope="session")
+def large_clip(clips_dir: Path) -> Path:
+    """640x480, 60 counted frames at 50 fps (1.2 s): no heap has room for its frames unasked."""
+    return make_clip(
+        clips_dir / "large.mp4", size=(640, 480), frames=60, rate=str(RATE), codec="mpeg4"
+    )
+
+
+@pytest.fixture(scope="session")
 def raw_clip(clips_dir: Path) -> Path:
     """64x48, 1000 counted frames at 50 fps (20 s), raw video: no part of it depends on another."""
     return make_clip(clips_dir / "raw.nut", size=SIZE, frames=FRAMES, rate=str(RATE))

@@ -204,6 +204,23 @@ class Job:
 
         return self.until(busy)
 
+    def waiting_encoder(self) -> psutil.Process:
+        """Return an encoder that waits for its first frame, which something holds back."""
+        last: dict[psutil.Process, tuple[str, float]] = {}
+
+        def idle() -> psutil.Process | None:
+            for process in psutil.Process(self.popen.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    if _role(process.cmdline()) == "encoder":
+                        now = process.status(), sum(process.cpu_times()[:2])
+                        if last.get(process) == now and now[0] == psutil.STATUS_SLEEPING:
+                            return process
+                        last[process] = now
+                        time.sleep(0.3)
+            return None
+
+        return self.until(idle)
+
     def until(self, happened: Callable[[], Any]) -> Any:
         """Wait for something while the job runs, and return it."""
         deadline = time.monotonic() + 60

@@ -14,20 +14,20 @@ from pathlib import Path
 import psutil
 import pytest
 from clips import decode_planes, frame_numbers, stream_facts
-from jobs import KINDS, SOON_S, Job, Kind
+from jobs import KEYED, KINDS, SOON_S, VIDBG, Job, Kind
 
 Start = Callable[..., Job]
 
 INTERRUPTED = 130
 
 
-@pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize(
-    ("number", "kind"),
+    ("number", "kind", "times"),
     [
-        (signal.SIGINT, "over a video"),
-        (signal.SIGTERM, "resume"),
-        (signal.SIGHUP, "sequence"),
+        (signal.SIGINT, "over a video", 3),
+        (signal.SIGINT, "resume", 3),
+        (signal.SIGTERM, "resume", 1),
+        (signal.SIGHUP, "sequence", 1),
     ],
 )
 def test_a_signal_ends_the_job(start: Start, number: signal.Signals, kind: str, times: int) -> None:
@@ -65,6 +65,55 @@ def test_a_killed_job_takes_its_ffmpegs_with_it(start: Start) -> None:
     shutil.rmtree(job.out)
 
 
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [("click", signal.SIGINT), ("click", signal.SIGTERM), ("cv2", signal.SIGINT)],
+)
+def test_a_signal_that_comes_before_the_job(
+    tmp_path: Path, plain_clip: Path, module: str, number: signal.Signals
+) -> None:
+    """While the command is imported, which for click and OpenCV takes as long as wanted here."""
+    (tmp_path / f"{module}.py").write_text("import os, time\nos.write(1, b'.')\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    out = tmp_path / "out.mp4"
+    with subprocess.Popen(
+        [VIDBG, plain_clip, "--bg", "red", *KEYED, "-o", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        job.stdout.read(1)
+        job.send_signal(number)
+        assert job.stderr.read().strip() == "vidbg: interrupted, nothing was written"
+    assert job.returncode == INTERRUPTED
+    assert not out.exists()
+
+
+def test_a_killed_job_takes_the_reader_of_its_weights_with_it(tmp_path: Path) -> None:
+    """Which here is never done with importing PyTorch."""
+    (tmp_path / "torch.py").write_text("import time\ntime.sleep(600)\n")
+    (tmp_path / "some.pth").write_bytes(b"weights")
+    program = (
+        "from pathlib import Path\nfrom vidbg.matting import weights\n"
+        f"weights.read_arrays(Path({str(tmp_path / 'some.pth')!r}))"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment) as job:
+        deadline = time.monotonic() + SOON_S
+        while not (readers := psutil.Process(job.pid).children()) or readers[0].num_threads() < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        job.kill()
+    (reader,) = readers
+    while reader.is_running() and reader.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
 def test_a_job_that_is_suspended_goes_on(start: Start, number: signal.Signals) -> None:
     """For longer than an FFmpeg may stand still; SIGSTOP stops these too."""
@@ -93,8 +142,8 @@ def test_a_signal_that_comes_at_a_bad_time_is_not_lost() -> None:
     """Python drops what is raised while it clears up an object, such as a frame's memory."""
     program = """
 import signal, time, weakref
-from vidbg.cli import main
-main._unwind_on_signals()
+from vidbg.cli import dispatch
+dispatch._unwind_on_signals()
 class Frame: pass
 frame = Frame()
 weakref.finalize(frame, signal.raise_signal, signal.SIGTERM)

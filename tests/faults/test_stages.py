@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from jobs import Job
 
-from vidbg.cli import main
+from vidbg.cli import dispatch
 
 Start = Callable[..., Job]
 
@@ -31,7 +32,6 @@ SHORT = ("--end", "0.2")
     ("kind", "role"),
     [
         ("plain", "decoder"),
-        ("resume", "decoder"),
         ("folder", "decoder"),
         ("over a video", "background"),
         ("alpha", "encoder"),
@@ -172,6 +172,46 @@ def test_an_input_that_may_no_longer_be_read(start: Start) -> None:
     job.assert_nothing_lost()
 
 
+# --- memory ------------------------------------------------------------------------------------
+
+
+def leave_no_memory(process: psutil.Process) -> None:
+    """Let a running process have no more of the system than it has."""
+    process.rlimit(psutil.RLIMIT_AS, (1 << 20, 1 << 20))
+
+
+@pytest.mark.parametrize("kind", ["plain", "resume"])
+def test_no_memory_for_the_next_frames(start: Start, large_clip: Path, kind: str) -> None:
+    job = start(kind, clip=large_clip, pace=1)
+    job.ffmpeg("encoder")
+    leave_no_memory(psutil.Process(job.popen.pid))
+    job.assert_failed(job.end(), "vidbg: out of memory", "--batch-size 1", path=Path())
+    job.assert_nothing_lost()
+
+
+def test_no_memory_for_an_encoder(start: Start, large_clip: Path) -> None:
+    held = "while [ ! -e {source}.go ]; do sleep 0.05; done"
+    job = start("sequence", clip=large_clip, stand_in={"decoder": held})
+    leave_no_memory(job.waiting_encoder())
+    Path(f"{job.source}.go").touch()
+    job.assert_failed(job.end(), "cannot be written", "out of memory", "--batch-size 1")
+    job.assert_nothing_lost()
+
+
+@pytest.mark.parametrize("options", [(), ("--allow-damaged",)])
+def test_frames_that_no_memory_was_left_for_are_no_damage(
+    start: Start, options: tuple[str, ...]
+) -> None:
+    """FFmpeg leaves them out, says so, and goes on."""
+    said = "[vist#0:0/mpeg4 @ 0x5] [error] Error submitting packet: Cannot allocate memory"
+    happens = AND_THEN.format(f"echo '{said}' >&2")
+    job = start("plain", *SHORT, *options, stand_in={"decoder": happens})
+    ended = job.end()
+    job.assert_failed(ended, "out of memory", "--batch-size 1", path=job.source)
+    assert "--allow-damaged" not in ended.stderr
+    job.assert_nothing_lost()
+
+
 def test_sound_that_is_gone(start: Start) -> None:
     """The encoder opens the clip once more, for its sound, and finds nothing there."""
     elsewhere = (
@@ -240,14 +280,14 @@ def test_a_network_that_fails(
 ) -> None:
     out = tmp_path / "out.mp4"
     monkeypatch.setattr("vidbg.pipeline.load", lambda *_, **__: Failing(error))
-    monkeypatch.setattr(main, "_unwind_on_signals", lambda: None)
+    monkeypatch.setattr(dispatch, "_unwind_on_signals", lambda: None)
     arguments = [str(plain_clip), "--bg", "red", "-o", str(out), "-q"]
     if debug:
         with pytest.raises(type(error)) as caught:
-            main._dispatch([*arguments, "--debug"])
+            dispatch._run([*arguments, "--debug"])
         assert caught.value is error  # with its traceback, which Python prints
     else:
-        assert main._dispatch(arguments) == 1
+        assert dispatch._run(arguments) == 1
         said = capfd.readouterr().err
         assert said.startswith("vidbg: ")
         assert said.count("\n") == 1

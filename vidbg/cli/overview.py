@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from vidbg.cli.main import printable
+from vidbg.cli.dispatch import printable
 from vidbg.cli.reporting import _fps, clock, logging_to_stderr
 
 if TYPE_CHECKING:

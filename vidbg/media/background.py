@@ -522,6 +522,7 @@ class BackgroundVideo:
                 raise DecodeError(
                     ended_by,
                     path=info.path,
+                    hint=ff.hint_for(ended_by),
                     returncode=process.returncode,
                     stderr_tail=tuple(process.tail),
                 )

@@ -134,14 +134,7 @@ class FrameReader:
                 self._finish(process, status)
 
     def _finish(self, process: ff.Process, status: int) -> None:
-        ended_by = process.ended_by()
-        if ended_by is not None:  # no fault of the clip's, of which there is more
-            raise DecodeError(
-                ended_by,
-                path=self.info.path,
-                returncode=status,
-                stderr_tail=tuple(process.tail),
-            )
+        self._check_outside(process)
         if status or self._is_damaged(process):
             if not self._allow_damaged:
                 raise self._damaged(process)
@@ -169,6 +162,18 @@ class FrameReader:
             if not self._allow_damaged and _stamp(self.info) != self._stamp:
                 raise DecodeError(_CHANGED, path=self.info.path)
 
+    def _check_outside(self, process: ff.Process) -> None:
+        """Raise DecodeError for what is no fault of the clip's, of which there is more."""
+        ended_by = process.ended_by()
+        if ended_by is not None:
+            raise DecodeError(
+                ended_by,
+                path=self.info.path,
+                hint=ff.hint_for(ended_by),
+                returncode=process.returncode,
+                stderr_tail=tuple(process.tail),
+            )
+
     def _is_damaged(self, process: ff.Process) -> bool:
         """Say whether the decoder complained, of more than what a stream may begin with."""
         if not process.damage_count:
@@ -180,6 +185,7 @@ class FrameReader:
         return process.damage_count > self._complaints_at_start
 
     def _damaged(self, process: ff.Process) -> DecodeError | InputError:
+        self._check_outside(process)
         cause = process.first_damage or process.cause()
         process.kill()
         error = size_error(self.info.path, [cause], self.info.max_pixels)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from vidbg.errors import FFmpegError
+from vidbg.errors import MEMORY_HINT, FFmpegError, tells_of_no_memory
 from vidbg.media import guard
 from vidbg.profile import bill, waiting
 
@@ -271,7 +271,9 @@ class Process:
                 cwd=folder,
             )
         except OSError as error:
-            raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
+            raise FFmpegError(
+                f"FFmpeg cannot be started ({error})", path=argv[0], hint=hint_for(str(error))
+            ) from error
         _take_note(self._popen)
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.damage_count = 0
@@ -285,7 +287,9 @@ class Process:
             self._popen.wait()
             _let_go(self._popen)
             self._close_pipes()
-            raise FFmpegError(f"FFmpeg cannot be watched ({error})", path=argv[0]) from error
+            raise FFmpegError(
+                f"FFmpeg cannot be watched ({error})", path=argv[0], hint=hint_for(str(error))
+            ) from error
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is not None:
                 _prepare_pipe(pipe.fileno())
@@ -402,11 +406,14 @@ class Process:
         _kill(self._popen)
 
     def ended_by(self) -> str | None:
-        """Return which signal ended the process, in words, or None; our own does not count."""
+        """Return what came from outside and ended the process, or may have cost it frames.
+
+        In words: a signal, but for our own, or a lack of memory; else None.
+        """
         return None if self.was_killed else _ended_by(self._popen.poll(), self.tail)
 
     def cause(self) -> str:
-        """Return what best says why FFmpeg failed: a signal, or a line of its messages."""
+        """Return what best says why FFmpeg failed: what came from outside, or a message of its."""
         ended_by = self.ended_by()
         if ended_by is not None:
             return ended_by
@@ -451,12 +458,21 @@ def plain(line: str) -> str:
     return re.sub(r"^(?:\[[^\]]*\]\s*)+", "", line)
 
 
+def hint_for(cause: str) -> str | None:
+    """Return what helps if a cause is a lack of memory, else None."""
+    return MEMORY_HINT if tells_of_no_memory(cause) else None
+
+
 def _ended_by(returncode: int | None, lines: Iterable[str]) -> str | None:
-    """Return which signal ended an FFmpeg, in words, or None."""
+    """Return which signal ended an FFmpeg, or that it had too little memory, or None."""
+    lines = list(lines)
     if returncode is not None and returncode < 0:
         return f"FFmpeg was ended: {signal.strsignal(-returncode)}"
     if returncode == _SIGNALLED and not any("not permitted" in line for line in lines):
         return "FFmpeg was ended by a signal"
+    for line in lines:
+        if is_complaint(line) and tells_of_no_memory(line):
+            return f"FFmpeg ran out of memory or threads: {plain(line)}"
     return None
 
 
@@ -484,7 +500,9 @@ def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float
             start_new_session=True,
         )
     except OSError as error:
-        raise FFmpegError(f"FFmpeg cannot be started ({error})", path=argv[0]) from error
+        raise FFmpegError(
+            f"FFmpeg cannot be started ({error})", path=argv[0], hint=hint_for(str(error))
+        ) from error
     with popen:
         _take_note(popen)
         try:
@@ -569,7 +587,7 @@ class Ran:
         self.lines = lines
 
     def cause(self) -> str:
-        """Return the signal that ended it, else its first complaint or the last message."""
+        """Return what ended it from outside, else its first complaint or the last message."""
         ended_by = _ended_by(self.returncode, self.lines)
         if ended_by is not None:
             return ended_by

@@ -511,6 +511,7 @@ class Sink:
             cause = self._process.cause()
         if re.search(r"No space left|File too large|File size limit", cause):
             hint = "Free some space or choose another place with -o"
+        hint = hint or ff.hint_for(cause)
         return EncodeError(
             f"cannot be written ({cause})",
             path=self.output.path,

@@ -7,7 +7,6 @@ import http.client
 import logging
 import os
 import re
-import secrets
 import shutil
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from vidbg import __version__
 from vidbg.errors import InputError, VidbgError
 from vidbg.media.inputs import PLAYLIST_HEAD
+from vidbg.whole import Part
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,8 @@ def _beside(playlist: Path, name: str) -> Path:
 class _Stored:
     """A new file beside the result, removed at the end of the block.
 
-    Errors about it that pass through the block name what it was made of instead.
+    What a job was killed over goes when the next such file is made in that folder. Errors about it
+    that pass through the block name what it was made of instead.
 
     Args:
         name: What to call it.
@@ -191,12 +192,11 @@ class _Stored:
     def __init__(self, name: str, folder: Path) -> None:
         self._name = name
         place = Path(os.environ.get("TMPDIR") or folder)
-        self.path = place / f"vidbg.{secrets.token_hex(4)}.part.input"
         self._unchecked_bytes = 0
         try:
-            # Nobody else's business, as what comes down a pipe may be private.
-            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            self._file = os.fdopen(descriptor, "wb")
+            self._part = Part(place, "vidbg", ".input", _make_private)
+            self.path = self._part.path
+            self._file = self.path.open("r+b")
         except OSError as error:
             what = f"cannot be stored in {place} ({error.strerror or error})"
             raise InputError(what, path=name) from error
@@ -244,8 +244,14 @@ class _Stored:
             self._file.close()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
+        self._part.release()
         if isinstance(exc, VidbgError) and str(exc.path) == str(self.path):
             exc.path = self._name
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file that is nobody else's business: what comes down a pipe may be private."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _download(url: str, stored: _Stored) -> None:
