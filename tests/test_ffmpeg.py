@@ -377,6 +377,13 @@ def test_run_returns_what_ffmpeg_wrote() -> None:
     assert (ran.returncode, ran.stdout) == (0, frames)
 
 
+def test_run_feeds_the_slow(as_ffmpeg: MakeProgram) -> None:
+    """More than a pipe holds, by far, to a program that begins to read after a while."""
+    as_ffmpeg("sleep 0.5\nexec wc -c\n")
+    ran = ff.run([], feed=bytes(5_000_000), timeout_s=10)
+    assert ran.stdout.split() == [b"5000000"]
+
+
 def test_run_tells_the_first_complaint() -> None:
     ran = ff.run(["-i", "file:/no/such/file", "-f", "null", "-"])
     assert ran.returncode != 0

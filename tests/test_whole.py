@@ -117,6 +117,30 @@ def test_other_names_stay(tmp_path: Path) -> None:
 
 
 @posix
+def test_the_numbers_of_files_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on file systems that give a file a new one at each look."""
+    real = os.fstat
+
+    def renumbered(descriptor: int) -> os.stat_result:
+        mode, number, *rest = real(descriptor)
+        return os.stat_result((mode, number + 1, *rest))
+
+    made: list[Path] = []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        assert len(made) < 5
+        path.touch()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", renumbered)
+        part = Part(tmp_path, "out", ".mp4", make)
+    assert made == [part.path]
+    part.path.unlink()
+    part.release()
+
+
+@posix
 def test_a_part_that_is_swept_away_at_once_is_made_again(tmp_path: Path) -> None:
     made: list[Path] = []
 
