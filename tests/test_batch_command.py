@@ -412,6 +412,7 @@ def test_bars_on_a_terminal(long_clips: Path, tmp_path: Path) -> None:
         (["{clips}", "--bg", "{clips}/%d.png", *KEYED], 1, ["%d.png", "no file fits"]),
         (["{clips}", "--matte", "--alpha-out", "fg.mov"], 2, ["--alpha-out", "folder"]),
         (["{clips}", "--bg", "red", "--matte-in", "m.mkv"], 2, ["--matte-in", "vidbg.toml"]),
+        (["{clips}", "--bg", "red", "--allow-playlists"], 2, ["--allow-playlists is for one clip"]),
         (["{clips}/empty", "--bg", "red"], 1, ["empty", "there is no video in it"]),
         (["--bg", "red"], 2, ["Missing", "INPUT"]),
     ],

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from vidbg.media import ffmpeg as ff
 from vidbg.media import guard
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX process groups")
@@ -81,6 +82,14 @@ def test_it_goes_with_the_last_that_is_watched() -> None:
     guard.forget(groups[0])  # again, of what is not watched
     guard.forget(groups[1])
     assert not runs(pid)
+
+
+def test_what_has_ended_is_watched_no_more() -> None:
+    """Its number may be another's from then on, long before whoever started it is done with it."""
+    with ff.Process(["-version"], reads=True) as process:
+        assert guard._guard is not None
+        process.wait()
+        assert guard._guard is None
 
 
 def test_without_a_shell_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

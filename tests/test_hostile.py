@@ -288,6 +288,13 @@ def test_absurd_rates_are_kept(rate: str, tmp_path: Path) -> None:
     assert facts.end - facts.start == 6 / Fraction(rate)
 
 
+def test_frames_come_faster_than_their_clock_ticks(tmp_path: Path) -> None:
+    """A high-speed camera's clip in Matroska, which counts milliseconds: no moment is left out."""
+    path = make_clip(tmp_path / "clip.mkv", rate="4000", frames=100)
+    reader = FrameReader(probe(path))
+    assert sum(len(batch.planes[0]) for batch in reader) == 100
+
+
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
@@ -686,6 +693,7 @@ def test_a_playlist_that_is_allowed_is_joined(playlist: Path, tmp_path: Path, fo
         ("#EXT-X-STREAM-INF:BANDWIDTH=1\nlist0.ts", "other playlists"),
         ('#EXT-X-KEY:METHOD=AES-128,URI="k"', "encrypted"),
         ("#EXT-X-BYTERANGE:10@0", "parts of files"),
+        ('#EXT-X-MAP:URI="list0.ts",BYTERANGE="10@0"', "parts of files"),
     ],
 )
 def test_a_playlist_reaches_nothing_outside_its_folder(
@@ -706,6 +714,31 @@ def test_a_playlist_reaches_nothing_outside_its_folder(
     assert caught.value.path == playlist
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.part.*"))
+
+
+def test_a_playlist_that_does_not_fit_is_refused_before_it_is_joined(
+    playlist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names a file of little so often that no disk holds it."""
+    with (playlist.parent / "list0.ts").open("r+b") as large:
+        large.truncate(1 << 34)
+    playlist.write_text("#EXTM3U\n" + "list0.ts\n" * 1_000_000)
+
+    def add(*_: object) -> None:
+        pytest.fail("it is being joined")
+
+    monkeypatch.setattr(spool._Stored, "add", add)
+    with pytest.raises(InputError, match="no room"), spool.from_playlist(playlist, tmp_path):
+        pass
+    assert not list(tmp_path.glob("*.part.*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_no_playlist(tmp_path: Path, forks: Forks) -> None:
+    """Waiting for what nobody writes would never end."""
+    os.mkfifo(tmp_path / "pipe")
+    command = ["pipe", "--bg", "red", *KEYED, "-o", "out.mp4", "--allow-playlists"]
+    assert_refused(forks.run(command, tmp_path), "not a regular file")
 
 
 def test_names_in_a_playlist_may_be_escaped_or_not(playlist: Path, tmp_path: Path) -> None:
@@ -759,9 +792,16 @@ def _claims_terabytes(path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # of which nothing is on the disk
+
+
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
+        ("film.safetensors", _huge, "1,099,511,627,776 bytes are no weights"),
+        ("film.pth", _huge, "1,099,511,627,776 bytes are no weights"),
         ("code.pth", _pickled_code, "not a checkpoint of plain tensors"),
         ("nan.safetensors", _changed(_nan), r"stage3\.rebnconv1\.conv_s1\.bias holds a NaN"),
         ("shape.safetensors", _changed(_reshaped), r"conv_s1\.bias is \(1,\) in place of \(16,\)"),

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from vidbg import machine
 from vidbg.cli import reporting
-from vidbg.errors import EncodeError, InputError, Interrupted, OutputError
+from vidbg.errors import EncodeError, FFmpegError, InputError, Interrupted, OutputError
 from vidbg.job import Job, Progress, Result
 from vidbg.media import audio, background, encode, formats, segments, sinks
 from vidbg.media import ffmpeg as ff
@@ -328,6 +328,22 @@ def test_a_damaged_segment_and_what_follows_is_made_again(
     assert sorted(p.name for p in again.folder.iterdir()) == ["000000.0.mkv", "journal", "lock"]
     with again:
         pass
+
+
+def test_an_ffmpeg_that_ends_before_it_says_what_it_is_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.mkv"
+    work = a_work(path)
+    fill(work, 2)
+    leave(work)
+    with monkeypatch.context() as patch:
+        patch.setattr(ff, "run", lambda *_, **__: ff.Ran(-9, b"", ()))
+        with pytest.raises(FFmpegError, match=r"does not run .*Killed"):
+            a_work(path)
+    again = a_work(path)
+    assert again.frames == 2 * GRID
+    leave(again)
 
 
 @pytest.mark.parametrize("change", ["fingerprint", "grid", "codec", "ffmpeg"])

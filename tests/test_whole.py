@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,37 @@ def test_a_folder_of_parts_goes_too(tmp_path: Path) -> None:
     again.path.rmdir()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="locks of bytes that belong to an open file")
+def test_a_part_may_be_written_to_while_it_is_locked(tmp_path: Path) -> None:
+    """Also where a lock keeps others from writing what it covers: it covers no byte of a file."""
+    import fcntl
+
+    part = Part(tmp_path, "out", ".mp4", Path.touch)
+    with part.path.open("r+b") as other:
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1 << 50, 0)
+        fcntl.fcntl(other, fcntl.F_OFD_SETLK, request)  # none of these bytes is anybody's
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # to any length
+        with pytest.raises(BlockingIOError):
+            fcntl.fcntl(other, fcntl.F_OFD_SETLK, request)
+    part.release()
+    part.path.unlink()
+
+
+@posix
+def test_what_is_neither_a_file_nor_a_folder_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "out.0123abcd.part.mp4"
+    os.mkfifo(pipe)
+    link = tmp_path / "out.4567abcd.part.mp4"
+    link.symlink_to(tmp_path / "precious")
+    part = Part(tmp_path, "out", ".mp4", Path.touch)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    part.release()
+    part.path.unlink()
+    pipe.unlink()
+    link.unlink()
+
+
 def test_other_names_stay(tmp_path: Path) -> None:
     names = [
         "out.mp4", "out.1234567.part.mp4", "out.12345678.part.mkv", "b.out.12345678.part.mp4",
@@ -114,6 +146,30 @@ def test_other_names_stay(tmp_path: Path) -> None:
     assert kept.exists()
     for path in tmp_path.glob("*.part.*"):
         path.unlink()
+
+
+@posix
+def test_the_numbers_of_files_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on file systems that give a file a new one at each look."""
+    real = os.fstat
+
+    def renumbered(descriptor: int) -> os.stat_result:
+        mode, number, *rest = real(descriptor)
+        return os.stat_result((mode, number + 1, *rest))
+
+    made: list[Path] = []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        assert len(made) < 5
+        path.touch()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", renumbered)
+        part = Part(tmp_path, "out", ".mp4", make)
+    assert made == [part.path]
+    part.path.unlink()
+    part.release()
 
 
 @posix

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vidbg.errors import OutputError
-from vidbg.lock import take_lock
+from vidbg.lock import take_distant_lock
 
 _MAX_STEM = 40
 
@@ -52,15 +52,16 @@ class Part:
     def _is_locked(self) -> bool:
         """Lock it; say whether it is still there, and was not swept away before it was locked."""
         try:
-            self._lock = os.open(self.path, os.O_RDONLY)
+            self._lock = _opened(self.path)
             with suppress(OSError):  # some file systems have no locks, which is no reason to fail
                 try:
-                    take_lock(self._lock)
+                    take_distant_lock(self._lock)
                 except BlockingIOError:
                     return False
-            return os.path.samestat(self.path.stat(), os.fstat(self._lock))
         except FileNotFoundError:
             return False
+        # Its own name tells: the numbers of files are no constants on every file system.
+        return self.path.exists()
 
     def release(self) -> None:
         """Let go of it: it has its final name, or is gone."""
@@ -75,16 +76,23 @@ def _sweep(folder: Path, pattern: re.Pattern[str]) -> None:
         return
     with suppress(OSError):
         for path in [path for path in folder.iterdir() if pattern.fullmatch(path.name)]:
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                continue  # somebody else's
             with suppress(OSError):  # locked: somebody does
-                lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                lock = _opened(path, os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
-                    take_lock(lock)
+                    take_distant_lock(lock)
                     if path.is_dir():
                         shutil.rmtree(path)
                     else:
                         path.unlink()
                 finally:
                     os.close(lock)
+
+
+def _opened(path: Path, flags: int = 0) -> int:
+    """Open a part to lock it."""
+    return os.open(path, flags | (os.O_RDONLY if path.is_dir() else os.O_RDWR))
 
 
 def take_name(part: Path, path: Path, overwrite: bool) -> None:

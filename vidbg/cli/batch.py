@@ -201,6 +201,8 @@ def _check(inputs: Sequence[Path], options: dict[str, Any]) -> None:
         raise click.UsageError(f"--matte-in is for one clip. In {NAME} each can have its own.")
     if options["bg"] is not None and spool.is_url(options["bg"]):
         raise click.UsageError("A background from a URL is for one clip: download it first.")
+    if options["allow_playlists"]:
+        raise click.UsageError("--allow-playlists is for one clip: join the files of each first.")
     if options["bg"] is not None and options["bg_dir"] is not None:
         raise click.UsageError("Choose one: --bg or --bg-dir.")
     if options["watch"] and not all(path.is_dir() for path in inputs):

@@ -59,6 +59,8 @@ _REINSTALL = "Reinstall vidbg: pip install --force-reinstall --no-deps vidbg"
 # Starting PyTorch on a slow machine is most of it.
 _UNPICKLE_S = 120
 _SIDES_PX = range(32, 2049)
+# Ten times the largest that is known; what is larger is another kind of file.
+_MOST_BYTES = 1 << 31
 _CONVERTED = "converted"
 _CONVERTED_KEPT = 4
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -556,11 +558,14 @@ def read_once(path: Path, spec: ModelSpec | None = None) -> bytes:
         spec: The published checkpoint that it has to be, or None for a file of the user's own.
 
     Raises:
-        WeightsError: It cannot be read, or is not the published one.
+        WeightsError: It cannot be read, is too large, or is not the published one.
     """
     if not path.is_file():
         raise WeightsError("there is no such file", path=path)
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise WeightsError(f"{size:,} bytes are no weights of a known network", path=path)
         content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror or error}", path=path) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -164,9 +165,16 @@ def source_clock(window: Window, first_frame_s: Fraction) -> dict[str, str | Non
     return {"itsoffset": seconds(later_s)} if later_s else {}
 
 
-def _opened(info: VideoInfo, options: dict[str, str | None] | None = None) -> Any:
-    """Return an ffmpeg-python input node for a file whose sound is wanted."""
-    return source_input(info.path, container=info.container, options=options)
+def opened(info: VideoInfo, options: Mapping[str, str | None] | None = None) -> Any:
+    """Return an ffmpeg-python input node for a file of whose streams all but the video is wanted.
+
+    Args:
+        info: The file.
+        options: Input options.
+    """
+    return source_input(
+        info.path, container=info.container, options=options, max_pixels=info.max_pixels
+    )
 
 
 def _source_track(
@@ -175,7 +183,7 @@ def _source_track(
     stream = info.audio[ordinal]
     carried = stream.codec in container.audio_copied
     if carried and not window.is_trimmed:
-        copied = _opened(info, source_clock(window, first_frame_s))
+        copied = opened(info, source_clock(window, first_frame_s))
         return Track(copied[str(stream.index)], "copy", stream.channels, stream.index)
     encoder = container.audio_encoder or "aac"
     if not carried:
@@ -197,14 +205,14 @@ def _source_node(info: VideoInfo, ordinal: int, window: Window, first_frame_s: F
     """
     index = str(info.audio[ordinal].index)
     if not window.is_trimmed:
-        node = _opened(info, source_clock(window, first_frame_s))[index]
+        node = opened(info, source_clock(window, first_frame_s))[index]
         return node.filter("aresample", **_ON_THE_CLOCK).filter("apad", whole_len=1)
     seek_s = seek_point(info, window.start_s)
     options: dict[str, str | None] = {}
     if seek_s:
         options = {"ss": seconds(seek_s), "noaccurate_seek": None}
     begin_s = window.start_s - seek_s
-    node = _opened(info, options)[index]
+    node = opened(info, options)[index]
     node = node.filter("atrim", start=seconds(begin_s), end=seconds(begin_s + window.duration_s))
     node = node.filter("asetpts", f"PTS-({begin_s})/TB")
     node = node.filter("aresample", **_ON_THE_CLOCK, first_pts=0)
@@ -238,7 +246,7 @@ def _background_node(background: BackgroundSound, duration_s: Fraction) -> Any:
     rate = _SAMPLE_RATE
     if is_looped:
         rate = period_s.denominator * ceil(Fraction(_SAMPLE_RATE, period_s.denominator))
-    node = _opened(info)[str(info.audio[0].index)]
+    node = opened(info)[str(info.audio[0].index)]
     node = node.filter("atrim", start=seconds(begin_s), end=seconds(begin_s + period_s))
     node = node.filter("asetpts", f"PTS-({begin_s})/TB")
     node = node.filter("aresample", rate, **_ON_THE_CLOCK, first_pts=0)

@@ -209,6 +209,7 @@ class _Child(subprocess.Popen[bytes]):
                 except ChildProcessError:  # whoever started us lets the system collect
                     return super().poll()
                 if pid:
+                    guard.forget(pid)  # from now on it may be another process's number
                     self.returncode = os.waitstatus_to_exitcode(status)
                     self.cpu_s = used.ru_utime + used.ru_stime
         return self.returncode
@@ -485,7 +486,7 @@ def run(arguments: Sequence[str], *, feed: bytes | None = None, timeout_s: float
         timeout_s: Seconds after which it is killed.
 
     Raises:
-        FFmpegError: It cannot be started, or ran out of time. Its exit status is the
+        FFmpegError: It cannot be started or fed, or ran out of time. Its exit status is the
             caller's to judge.
     """
     argv = command(arguments)
@@ -523,29 +524,33 @@ def _communicate(popen: _Child, feed: bytes, timeout_s: float) -> tuple[bytes, b
     """Return what a process writes to its standard output and error, until it ends.
 
     Raises:
+        FFmpegError: It cannot be fed, for there are no more threads.
         subprocess.TimeoutExpired: It did not end in time.
     """
     patience = _Patience(timeout_s)
-    # By another thread: what communicate() has not given when its time is up it never gives.
-    feeder = threading.Thread(target=_give, args=(popen.stdin, feed), name="vidbg-feed")
-    popen.stdin = None
-    feeder.start()
-    try:
+    with contextlib.ExitStack() as fed:
+        if feed and popen.stdin is not None:
+            # communicate() cannot do it: what one call has not written, the next does not either.
+            feeder = threading.Thread(target=_feed, args=(popen.stdin, feed), daemon=True)
+            try:
+                feeder.start()
+            except RuntimeError as error:
+                raise FFmpegError(f"FFmpeg cannot be fed ({error})") from error
+            fed.callback(feeder.join)
+            fed.callback(_kill, popen)  # without which the thread may not end
+            popen.stdin = None
         while True:
             try:
                 return popen.communicate(timeout=min(_POLL_S, timeout_s))
             except subprocess.TimeoutExpired:
                 if patience.is_over():
                     raise
-    finally:
-        _kill(popen)
-        feeder.join()
 
 
-def _give(pipe: IO[bytes], content: bytes) -> None:
-    """Write to a process all it is to read, as far as it reads it."""
-    with contextlib.suppress(BrokenPipeError), pipe:
-        pipe.write(content)
+def _feed(stdin: IO[bytes], feed: bytes) -> None:
+    """Write to the standard input of a process, as much as it takes, and close it."""
+    with contextlib.suppress(OSError), stdin:
+        stdin.write(feed)
 
 
 def _take_note(popen: _Child) -> None:

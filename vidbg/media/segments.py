@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from vidbg import machine
-from vidbg.errors import EncodeError, Interrupted, OutputError, VidbgError
+from vidbg.errors import EncodeError, FFmpegError, Interrupted, OutputError, VidbgError
 from vidbg.frames import VideoInfo
 from vidbg.lock import take_lock
 from vidbg.media import audio, encode, formats, sinks
@@ -534,7 +534,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _ffmpeg_version() -> str:
-    return ff.run(["-version"]).stdout.decode("utf-8", "replace").partition("\n")[0]
+    """Return what FFmpeg says that it is.
+
+    Raises:
+        FFmpegError: It does not: no reason to take what another made for another job's.
+    """
+    ran = ff.run(["-version"])
+    if ran.returncode:
+        raise FFmpegError(f"FFmpeg does not run ({ran.cause()})")
+    return ran.stdout.decode("utf-8", "replace").partition("\n")[0]
 
 
 def _segment_suffix(output: encode.Output) -> str:

@@ -35,7 +35,7 @@ from vidbg.media.encode import (
     stored_in,
     uploaded,
 )
-from vidbg.media.source import seconds, source_input
+from vidbg.media.source import seconds
 from vidbg.media.stored import (
     as_sdr,
     as_stored,
@@ -251,13 +251,13 @@ class Sink:
         if has_clock:
             if window.is_trimmed:
                 part = {"ss": seconds(window.start_s), "t": seconds(window.duration_s)}
-                companion = source_input(info.path, container=info.container, options=part)
+                companion = audio.opened(info, part)
                 options["t"] = seconds(window.duration_s)
                 if subtitles:
                     options["bsf:s"] = _CUT_SUBTITLES
             else:
                 clock = audio.source_clock(window, first_frame_s)
-                companion = source_input(info.path, container=info.container, options=clock)
+                companion = audio.opened(info, clock)
             streams += [companion[str(index)] for index, _ in subtitles]
             for number, (_, subtitle_codec) in enumerate(subtitles):
                 options[f"c:s:{number}"] = subtitle_codec

@@ -15,7 +15,7 @@ import ffmpeg
 
 from vidbg import machine
 from vidbg.errors import InputError
-from vidbg.frames import MAX_PIXELS, VideoInfo
+from vidbg.frames import VideoInfo
 from vidbg.media import ffmpeg as ff
 from vidbg.media import light
 from vidbg.media.formats import alpha_layout, is_grey
@@ -57,10 +57,10 @@ def source_input(
     path: Path,
     *,
     container: str,
+    max_pixels: int,
     picture: str | None = None,
     decoder: str | None = None,
     options: Mapping[str, str | None] | None = None,
-    max_pixels: int = MAX_PIXELS,
 ) -> Any:
     """Return an ffmpeg-python input node for a file of the user's.
 
@@ -68,11 +68,12 @@ def source_input(
         path: The file; never taken for a protocol, an option or a name pattern.
         container: The demuxer that probing found, as :class:`VideoInfo` has it: no other may read
             the file, whatever it has turned into since.
+        max_pixels: The most pixels that a frame of it may have. FFmpeg also looks at the frames of
+            a file whose sound alone is wanted.
         picture: For a still in a picture format, the demuxer that knows it. FFmpeg does not
             rotate it then: its versions differ in whether they honour EXIF.
         decoder: A decoder to force.
         options: More input options.
-        max_pixels: The most pixels that a frame of it may have.
     """
     chosen = {**_limits(max_pixels, container), **(options or {})}
     if picture is not None:

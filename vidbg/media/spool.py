@@ -40,10 +40,12 @@ _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _SCHEMES = ("http", "https")
 # A day of segments of a second, with long names.
 _PLAYLIST_CHARACTERS = 1 << 24
+# What lines begin with that ask for more than one file after another.
 _NOT_JOINED = {
     "#EXT-X-STREAM-INF": "names other playlists",
     "#EXT-X-MEDIA:": "names other playlists",
     "#EXT-X-BYTERANGE": "names parts of files",
+    "#EXT-X-MAP:.*BYTERANGE=": "names parts of files",
     "#EXT-X-KEY": "names encrypted files",
 }
 
@@ -100,6 +102,8 @@ def from_url(url: str, folder: Path) -> Iterator[Path]:
 def is_playlist(path: Path) -> bool:
     """Say whether a file is an HLS playlist, whatever its name."""
     try:
+        if not path.is_file():  # opening a pipe may never end
+            return False
         with path.open("rb") as file:
             return file.read(len(PLAYLIST_HEAD)) == PLAYLIST_HEAD
     except (OSError, ValueError):
@@ -123,6 +127,9 @@ def from_playlist(playlist: Path, folder: Path) -> Iterator[Path]:
     """
     parts = _parts_of(playlist)
     with _Stored(str(playlist), folder) as stored:
+        # It may name a file a million times, which need not fill the disk to be found out.
+        sizes = {part: part.stat().st_size for part in dict.fromkeys(parts)}
+        stored.expect(sum(sizes[part] for part in parts))
         for part in parts:
             try:
                 with part.open("rb") as file:
@@ -145,24 +152,25 @@ def _parts_of(playlist: Path) -> list[Path]:
         raise InputError("is no text", path=playlist) from error
     if len(text) > _PLAYLIST_CHARACTERS:
         raise InputError("is too long for a playlist", path=playlist)
-    parts = []
+    names = []
     for line in filter(None, map(str.strip, text.splitlines())):
         for tag, what in _NOT_JOINED.items():
-            if line.startswith(tag) and not line.endswith("METHOD=NONE"):
+            if re.match(tag, line) and not line.endswith("METHOD=NONE"):
                 raise InputError(f"a playlist that {what}, which are not joined", path=playlist)
         if line.startswith("#EXT-X-MAP:"):
             named = re.search(r'URI="([^"]*)"', line)
-            parts.append(_beside(playlist, named[1] if named else ""))
+            names.append(named[1] if named else "")
         elif not line.startswith("#"):
-            parts.append(_beside(playlist, line))
-    if not parts:
+            names.append(line)
+    if not names:
         raise InputError("a playlist of no files", path=playlist)
-    return parts
-
-
-def _beside(playlist: Path, name: str) -> Path:
-    """Return the file that a playlist means by a name, once it is known to lie in its folder."""
     home = playlist.parent.resolve()
+    found = {name: _beside(playlist, home, name) for name in dict.fromkeys(names)}
+    return [found[name] for name in names]
+
+
+def _beside(playlist: Path, home: Path, name: str) -> Path:
+    """Return the file that a playlist means by a name, once it is known to lie in its folder."""
     for spelt in (name, unquote(name)):
         try:
             found = Path(home, spelt).resolve(strict=True)
