@@ -24,6 +24,7 @@ import itertools
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -521,6 +522,17 @@ def soaked(
             return
 
 
+def _let_signals_through() -> None:
+    """Have the commands heed signals that we ignore, as nohup and a shell's "&" have us do.
+
+    What is ignored is handed down; what is handled is not, and here the handler does nothing.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it and print the table; return the exit code.
 
@@ -543,6 +555,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kinds = [kind for kind in KINDS if kind.name in names]
         if len(kinds) != len(names):
             parser.error(f"kinds are {'; '.join(kind.name for kind in KINDS)}")
+    _let_signals_through()
     began_s = time.monotonic()
     with ExitStack() as cleanup:
         folder = options.folder
