@@ -162,7 +162,8 @@ class Soak:
                 problems.append(f"{kept} frames were kept, now {kept_now}")
             if problems or self._is_done(kind, place):
                 break
-            is_cut = happening == "power cut" and bool(cut_off(place / "out", chance))
+            # For good: the next run may be killed before it looks at what is left.
+            is_cut |= happening == "power cut" and bool(cut_off(place / "out", chance))
             kept = 0 if is_cut else kept_now
         if not problems:
             problems = self._finally(kind, place, reference)

@@ -206,17 +206,30 @@ class Job:
 
     def waiting_encoder(self) -> psutil.Process:
         """Return an encoder that waits for its first frame, which something holds back."""
-        last: dict[psutil.Process, tuple[str, float]] = {}
+        return self._idle(lambda: [p for p in self._children() if _role(p.cmdline()) == "encoder"])
+
+    def waiting_itself(self) -> psutil.Process:
+        """Return vidbg's own process when it waits for a decoder, which something holds back."""
+        own = psutil.Process(self.popen.pid)
+        return self._idle(
+            lambda: [own] if any(_role(p.cmdline()) == "decoder" for p in self._children()) else []
+        )
+
+    def _children(self) -> list[psutil.Process]:
+        return psutil.Process(self.popen.pid).children(recursive=True)
+
+    def _idle(self, candidates: Callable[[], list[psutil.Process]]) -> psutil.Process:
+        """Return the first of some processes that sleeps and has done nothing for a while."""
+        last: dict[psutil.Process, float] = {}
 
         def idle() -> psutil.Process | None:
-            for process in psutil.Process(self.popen.pid).children(recursive=True):
-                with suppress(psutil.Error):
-                    if _role(process.cmdline()) == "encoder":
-                        now = process.status(), sum(process.cpu_times()[:2])
-                        if last.get(process) == now and now[0] == psutil.STATUS_SLEEPING:
-                            return process
-                        last[process] = now
-                        time.sleep(0.3)
+            with suppress(psutil.Error):
+                for process in candidates():
+                    used_s = sum(process.cpu_times()[:2])
+                    if last.get(process) == used_s and process.status() == psutil.STATUS_SLEEPING:
+                        return process
+                    last[process] = used_s
+                    time.sleep(0.3)
             return None
 
         return self.until(idle)
