@@ -21,6 +21,7 @@ from vidbg.colour_names import parse_colour
 from vidbg.errors import DecodeError, FFmpegError, InputError
 from vidbg.frames import MAX_PIXELS, Colour, PlaneFormat, VideoInfo
 from vidbg.media import ffmpeg as ff
+from vidbg.media.decode import outside_error
 from vidbg.media.formats import alpha_layout, chroma_position, scale_matrix, working_format
 from vidbg.media.light import light_of, relit
 from vidbg.media.probe import check_readable
@@ -517,15 +518,9 @@ class BackgroundVideo:
             finally:  # also where a turn is left before the decoder's end
                 if batch is not None:
                     self._report_damage(process)
-            ended_by = process.ended_by()
-            if ended_by is not None:  # more of it would have come
-                raise DecodeError(
-                    ended_by,
-                    path=info.path,
-                    hint=ff.hint_for(ended_by),
-                    returncode=process.returncode,
-                    stderr_tail=tuple(process.tail),
-                )
+            ended = outside_error(info, process)
+            if ended is not None:  # more of it would have come
+                raise ended
             if batch is None and not self._cancelled:
                 is_too_large = size_error(info.path, process.tail, info.max_pixels)
                 if is_too_large is not None:

@@ -164,15 +164,9 @@ class FrameReader:
 
     def _check_outside(self, process: ff.Process) -> None:
         """Raise DecodeError for what is no fault of the clip's, of which there is more."""
-        ended_by = process.ended_by()
-        if ended_by is not None:
-            raise DecodeError(
-                ended_by,
-                path=self.info.path,
-                hint=ff.hint_for(ended_by),
-                returncode=process.returncode,
-                stderr_tail=tuple(process.tail),
-            )
+        error = outside_error(self.info, process)
+        if error is not None:
+            raise error
 
     def _is_damaged(self, process: ff.Process) -> bool:
         """Say whether the decoder complained, of more than what a stream may begin with."""
@@ -255,6 +249,20 @@ def _stamp(info: VideoInfo) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def outside_error(info: VideoInfo, process: ff.Process) -> DecodeError | None:
+    """Return the error for a decoder that something from outside ended, or None if nothing did."""
+    ended_by = process.ended_by()
+    if ended_by is None:
+        return None
+    return DecodeError(
+        ended_by,
+        path=info.path,
+        hint=ff.hint_for(ended_by),
+        returncode=process.returncode,
+        stderr_tail=tuple(process.tail),
+    )
 
 
 def damaged_error(
