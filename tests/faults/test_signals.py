@@ -52,11 +52,8 @@ def test_a_signal_ends_the_job(start: Start, number: signal.Signals, kind: str, 
 def test_a_killed_job_takes_its_ffmpegs_with_it(start: Start) -> None:
     """Also a decoder that looks for something, and reads or writes no pipe for a long time."""
     job = start(stand_in={"decoder": "sleep 600 & wait"})
-
-    def looks() -> bool:
-        return any(process.name() == "sleep" for process in job.all_processes())
-
-    job.until(looks)
+    job.waiting_itself()
+    assert any(process.name() == "sleep" for process in job.all_processes())
     job.popen.kill()
     assert job.end().code == -signal.SIGKILL
     part = [*job.out.glob("*.part.*")]  # nobody was there to remove it
