@@ -177,16 +177,24 @@ def test_the_index_comes_before_the_pictures(tmp_path: Path, source: Path, suffi
     assert boxes.index(b"moov") < boxes.index(b"mdat")
 
 
+def said_by_x264(path: Path) -> set[str]:
+    """Return the settings that x264 writes into its streams."""
+    (settings,) = re.findall(rb"x264 - core .* options: ([^\0\x80]*)", path.read_bytes())
+    return set(settings.decode().split())
+
+
 def test_by_default_h264_420_crf_19_veryfast(tmp_path: Path, source: Path) -> None:
     info = clip_info(source, "yuv444p10le")
     path = write(tmp_path / "out.mp4", info, flat(info, (500, 400, 600)))
     facts = stream_facts(path)
     assert (facts.codec, facts.pix_fmt) == ("h264", "yuv420p")
-    # x264 writes its settings into the stream; these are those of veryfast.
-    settings = path.read_bytes()
-    assert all(
-        part in settings for part in (b"crf=19.0", b"ref=1 ", b"subme=2", b"rc_lookahead=10")
-    )
+    # x264 writes its settings into the stream; these are those of veryfast, with blocks whole.
+    assert said_by_x264(path) >= {
+        *("crf=19.0", "ref=1", "subme=2", "rc_lookahead=10"),
+        "analyse=0x3:0x3",
+    }
+    chosen = write(tmp_path / "chosen.mp4", info, flat(info, (500, 400, 600)), preset="faster")
+    assert said_by_x264(chosen) >= {"ref=2", "subme=4", "analyse=0x3:0x113"}
 
 
 # ---- Tags --------------------------------------------------------------------------------------

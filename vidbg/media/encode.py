@@ -335,6 +335,8 @@ def encoder_options(output: Output) -> dict[str, object]:
     """Return the options that say which encoder is used, and how well it encodes."""
     codec = output.encoder
     options: dict[str, object] = {"c:v": codec.encoder, **dict(codec.options)}
+    if has_default_preset(output):
+        options |= dict(codec.usual)
     if output.bitrate is not None:
         options["b:v"] = output.bitrate
     else:
@@ -345,6 +347,11 @@ def encoder_options(output: Output) -> dict[str, object]:
     if codec.preset_option is not None:
         options[codec.preset_option] = output.preset or codec.preset
     return options
+
+
+def has_default_preset(output: Output) -> bool:
+    """Return whether an encoder is left to choose how much work it does."""
+    return output.preset in (None, output.encoder.preset)
 
 
 def encoder_threads(encoder: str, processors: int) -> int:

@@ -29,6 +29,7 @@ from vidbg.media.encode import (
     device_options,
     encoder_options,
     encoder_threads,
+    has_default_preset,
     output_size,
     raw_format,
     shows_sdr,
@@ -377,7 +378,7 @@ class Sink:
         if codec.tag is not None and container.muxer in ("mp4", "mov"):
             options["tag:v"] = codec.tag
         size = self._size if output.scale is None else output_size(output, info)
-        if size[0] * size[1] >= _LARGE_PIXELS and output.preset in (None, codec.preset):
+        if size[0] * size[1] >= _LARGE_PIXELS and has_default_preset(output):
             options |= dict(codec.large)
         if codec.encoder == "ffv1":
             options["slices"] = ffv1_slices(size, stored)
