@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vidbg.temporal.flow import agreement, flow, warp
+from vidbg.frames import Motion
+from vidbg.temporal.flow import agreement, flow, full_places, joined, motion_between, warp
 
 
 def texture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -144,3 +145,60 @@ def test_what_is_hidden_in_the_other_frame_is_found_out() -> None:
     assert found[52:140, 137:145].mean() < 0.3
     assert found[8:184, 180:].mean() > 0.95
     assert found[72:120, 64:112].mean() > 0.9
+
+
+@given(ways=st.tuples(*[st.floats(-9, 9, width=32)] * 8))
+def test_motion_that_is_the_same_everywhere_adds_up(ways: tuple[float, ...]) -> None:
+    ax, ay, bx, by, cx, cy, dx, dy = ways
+    first = Motion(constant(ax, ay), constant(bx, by))
+    second = Motion(constant(cx, cy), constant(dx, dy))
+
+    found = joined(first, second)
+
+    np.testing.assert_allclose(found.onward, constant(ax + cx, ay + cy), atol=1e-4)
+    np.testing.assert_allclose(found.home, constant(bx + dx, by + dy), atol=1e-4)
+
+
+def test_joined_motion_goes_on_from_where_the_first_has_led() -> None:
+    """What stands left of the middle moves right by 2, and then by 4; what is right of it rests."""
+    still, rests = np.zeros((4, 8, 2), np.float32), np.zeros((4, 8, 2), np.float32)
+    still[:, :4, 0] = 2
+    onward = rests.copy()
+    onward[:, 2:6, 0] = 4
+
+    found = joined(Motion(still, rests), Motion(onward, rests))
+
+    assert found.onward[0, :, 0].tolist() == [6, 6, 6, 6, 4, 4, 0, 0]
+
+
+def test_motion_over_several_frames_is_that_of_its_steps() -> None:
+    scene = texture(200, 280, seed=4)
+    greys = [
+        np.ascontiguousarray(scene[y : y + 120, x : x + 160])
+        for x, y in ((8, 8), (11, 10), (15, 11))
+    ]
+
+    one, two = motion_between(greys[0], greys[1]), motion_between(greys[1], greys[2])
+    inside = joined(one, two).onward[20:-20, 20:-20]
+
+    assert np.abs(inside - (-7, -3)).mean() < 0.3
+    back = joined(one, two).home[20:-20, 20:-20]
+    assert np.abs(back - (7, 3)).mean() < 0.3
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), x=st.floats(-9, 9), y=st.floats(-9, 9))
+def test_places_of_a_thumbnail_are_twice_as_far_off(
+    height: int, width: int, x: float, y: float
+) -> None:
+    half = constant(x, y, (height + 1) // 2, (width + 1) // 2)
+
+    found = full_places(half, (height, width))
+
+    assert found.shape == (height, width, 2)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(
+        found[..., 0], np.arange(width)[None] + 2 * x + np.zeros((height, 1)), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        found[..., 1], np.arange(height)[:, None] + 2 * y + np.zeros(width), atol=1e-4
+    )

@@ -22,7 +22,9 @@ from vidbg.frames import FrameBatch, MattedBatch, PlaneFormat
 from vidbg.job import Job, matte_job
 from vidbg.media.encode import Output
 from vidbg.media.probe import probe
+from vidbg.temporal.flow import motion_between
 from vidbg.temporal.keyframes import ADAPTIVE, MOST_FRAMES, Expected, Rhythm, carried
+from vidbg.temporal.trust import grey, half_size
 
 HEIGHT, WIDTH = 64, 96
 FORMAT = PlaneFormat("yuv444p", 8, 0, 0, is_rgb=False)
@@ -122,6 +124,25 @@ def test_a_moving_matte_is_carried_along() -> None:
     # Held still instead of carried, a band of 2 to 4 pixels on either side would be wrong.
     held = mattes[np.arange(17) // 4 * 4]
     assert wrong.sum() < 0.4 * (np.abs(held - mattes) > 0.5).sum()
+
+
+@pytest.mark.parametrize("sizes", [(), (3, 5, 1, 9, 7)])
+def test_motion_to_the_next_frame_is_handed_on(sizes: Sequence[int]) -> None:
+    """It has been found on the way: the same as anybody would find between the two."""
+    pictures, mattes = moving(25, 2)
+    pictures[13:] = 255 - pictures[13:]  # a cut
+    greys = [grey(half_size(picture)) for picture in pictures]
+
+    found = [
+        motion for batch in run(pictures, Eye(mattes), ADAPTIVE, sizes) for motion in batch.motions
+    ]
+
+    assert [n for n, motion in enumerate(found) if motion is None] == [12, 24]
+    for n, motion in enumerate(found):
+        if motion is not None:
+            expected = motion_between(greys[n], greys[n + 1])
+            np.testing.assert_array_equal(motion.onward, expected.onward)
+            np.testing.assert_array_equal(motion.home, expected.home)
 
 
 def test_a_network_of_two_minds_is_asked_about_every_frame() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import tracemalloc
 import weakref
 from collections.abc import Iterator
@@ -14,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vidbg.frames import FrameBatch, MattedBatch, PlaneFormat
+from vidbg.frames import FrameBatch, MattedBatch, Motion, PlaneFormat
+from vidbg.temporal import smooth as smoothing
+from vidbg.temporal.flow import motion_between
 from vidbg.temporal.smooth import DEFAULT_STRENGTH, LOOKAHEAD_FRAMES, PREROLL_FRAMES, smooth
+from vidbg.temporal.trust import grey, half_size
 
 FORMAT = PlaneFormat("yuv420p", 8, 1, 1, is_rgb=False)
 
@@ -90,6 +94,31 @@ def test_frames_and_thumbnails_pass_through() -> None:
         assert after.matte.dtype == np.float32
         assert after.matte.shape == matte.shape
         assert (before.matte == matte).all()
+
+
+def test_motion_that_is_known_already_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    thumbnails, mattes = clip(20, 3, cut=20)
+    greys = [grey(half_size(picture)) for picture in thumbnails]
+    known = [motion_between(one, other) for one, other in itertools.pairwise(greys)]
+    given_batches = batches(thumbnails, mattes, sizes=[7, 13])
+    informed = [
+        replace(batch, motions=tuple([*known, None][first : first + len(batch.matte)]))
+        for batch, first in zip(given_batches, (0, 7), strict=True)
+    ]
+    searches = []
+
+    def counted(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Motion:
+        searches.append(None)
+        return motion_between(one, other)
+
+    monkeypatch.setattr(smoothing, "motion_between", counted)
+    results, counts = [], []
+    for some in (given_batches, informed):
+        results.append(np.concatenate([batch.matte for batch in smooth(some, 0.8)]))
+        counts.append(len(searches))
+
+    assert (results[0] == results[1]).all()
+    assert counts == [12 + 16 + 18 + 19, 2 * (12 + 16 + 18) + 19]
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])

@@ -265,6 +265,20 @@ class FrameBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Motion:
+    """Where two frames find each other's points, at half the size of their thumbnails.
+
+    Attributes:
+        onward: float32 ``(h, w, 2)``, x and y in pixels of this size: what is at p in the first
+            frame is at ``p + onward[p]`` in the second.
+        home: The same from the second to the first.
+    """
+
+    onward: NDArray[np.float32]
+    home: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MattedBatch:
     """Decoded frames with their matte.
 
@@ -277,6 +291,7 @@ class MattedBatch:
             1 where it was carried from other frames; None where all of it is.
         shots: A number for each frame, the same for frames of one shot; None where cuts are yet to
             be found.
+        motions: That of each frame to the next, as far as it is known.
     """
 
     frames: FrameBatch
@@ -284,3 +299,4 @@ class MattedBatch:
     matte: NDArray[np.float32]
     trust: NDArray[np.float32] | None = None
     shots: tuple[int, ...] | None = None
+    motions: tuple[Motion | None, ...] | None = None

@@ -612,7 +612,7 @@ def _within(
 def _part(batch: MattedBatch, start: int, stop: int) -> MattedBatch:
     """Return some frames of a batch: views, or the batch itself where that is all of it.
 
-    Its mattes are final: trust and shots, which smoothing looks at, are left behind.
+    Its mattes are final: what smoothing looks at is left behind.
     """
     frames = batch.frames
     if start == 0 and stop >= len(frames):

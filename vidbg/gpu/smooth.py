@@ -1,6 +1,6 @@
 """Mattes made steady over time, on a device: sibling of :mod:`vidbg.temporal.smooth`.
 
-The same four passes and the same three conditions for a vote; cuts are told by the sibling's own
+The same passes and the same three conditions for a vote; cuts are told by the sibling's own
 code from sketches that come down to the host. What differs is the motion
 (:mod:`vidbg.gpu.flow`), that values are not rounded to 16 bits between passes, and that a pass goes
 through a batch at once: the votes of a pass are all of the mattes before it.

@@ -26,13 +26,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import cv2
 import numpy as np
 
-from vidbg.frames import MattedBatch
-from vidbg.temporal.flow import flow, warp
+from vidbg.frames import MattedBatch, Motion
+from vidbg.temporal.flow import full_places, joined, look_up, motion_between
 from vidbg.temporal.scenes import AFTER_FRAMES, BEFORE_FRAMES, is_cut, sketch
-from vidbg.temporal.trust import half_size, trust
+from vidbg.temporal.trust import grey, half_size, trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -149,23 +148,25 @@ class _Frame:
 
     Attributes:
         index: Which frame of the clip.
-        luma: uint8 ``(h, w)``.
         colours: uint8 R'G'B' at half the size.
+        grey: The same, grey, uint8.
         sketch: What cuts are told from.
         shot: Equal for frames of one shot.
         matte: float32 ``(h, w)``, or None before it was looked at or carried to.
         trust: How far the matte is to be trusted, or None where the network looked.
         expected: What it is to find, while it looks.
+        motion: To the next frame, once somebody asked for it.
     """
 
     index: int
-    luma: NDArray[np.uint8]
     colours: NDArray[np.uint8]
+    grey: NDArray[np.uint8]
     sketch: NDArray[np.float32]
     shot: int = 0
     matte: Matte | None = None
     trust: Matte | None = None
     expected: Expected | None = None
+    motion: Motion | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,7 +185,8 @@ class _Batch:
             if frame.trust is not None:
                 trusts[place] = frame.trust
         shots = tuple(frame.shot for frame in self.members)
-        return MattedBatch(self.frames, self.thumbnails, mattes, trusts, shots)
+        motions = tuple(frame.motion for frame in self.members)
+        return MattedBatch(self.frames, self.thumbnails, mattes, trusts, shots, motions)
 
 
 def carried(pictured: Iterable[Pictured], look: Look, rhythm: Rhythm) -> Iterator[MattedBatch]:
@@ -258,8 +260,8 @@ def _frame(index: int, rgb: NDArray[np.uint8]) -> _Frame:
         index: Which frame of the clip.
         rgb: uint8 R'G'B' ``(h, w, 3)``.
     """
-    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
-    return _Frame(index, luma, half_size(rgb), sketch(rgb))
+    colours = half_size(rgb)
+    return _Frame(index, colours, grey(colours), sketch(rgb))
 
 
 def _matte_of(frame: _Frame) -> Matte:
@@ -286,7 +288,7 @@ def _number_shots(
 def _fill(block: Sequence[_Frame], ask: Ask, rhythm: Rhythm) -> None:
     """Give every frame of a block a matte: look at those that need it, carry it to the others."""
     ask((block[0], block[-1]))
-    motions = _Motions()
+    motions = _Motions(block)
     starts = [n for n, f in enumerate(block) if n == 0 or f.shot != block[n - 1].shot]
     for start, stop in zip(starts, [*starts[1:], len(block)], strict=True):
         shot = block[start:stop]
@@ -299,8 +301,7 @@ def _fill(block: Sequence[_Frame], ask: Ask, rhythm: Rhythm) -> None:
         for left, right in itertools.pairwise(keys):
             for n in range(left + 1, right):
                 ends = shot[left], shot[right]
-                found = _carried_to(shot[n], ends, motions, is_final=True)
-                shot[n].matte, shot[n].trust = found
+                shot[n].matte, shot[n].trust = _carried_to(shot[n], ends, motions)
 
 
 def _apart(shot: Sequence[_Frame], motions: _Motions) -> float:
@@ -336,62 +337,60 @@ def _disagreement(one: Matte, other: Matte) -> float:
 
 
 class _Motions:
-    """Where a block's frames find each other's points, and how far to trust it; each found once."""
+    """Where a block's frames find each other's points.
 
-    def __init__(self) -> None:
-        self._greys: dict[int, NDArray[np.uint8]] = {}
-        self._known: dict[tuple[int, int], tuple[NDArray[np.float32], Matte]] = {}
+    Searched for between neighbours only. Over more frames it is joined from two shorter spans, the
+    first of them a power of two long, so that what several spans have in common is joined once.
+    """
 
-    def to(self, here: _Frame, there: _Frame) -> tuple[NDArray[np.float32], Matte]:
-        """Return the flow from here to there, float32 ``(h, w, 2)``, and its trust ``(h, w)``.
+    def __init__(self, block: Sequence[_Frame]) -> None:
+        self._frames = {frame.index: frame for frame in block}
+        self._known: dict[tuple[int, int], Motion] = {}
 
-        Both are found at half the size, at a quarter of the cost: enough to see by what to expect.
-        """
-        if (here.index, there.index) not in self._known:
-            grey, other_grey = self._grey(here), self._grey(there)
-            forward, backward = flow(grey, other_grey), flow(other_grey, grey)
-            height, width = here.luma.shape
-            for frame, other, onward, home in (
-                (here, there, forward, backward),
-                (there, here, backward, forward),
-            ):
-                grown = cv2.resize(onward, (width, height), interpolation=cv2.INTER_LINEAR)
-                self._known[frame.index, other.index] = (
-                    np.float32(2.0) * grown,
-                    trust(frame.colours, other.colours, onward, home, (height, width)),
-                )
-        return self._known[here.index, there.index]
+    def to(self, here: _Frame, there: _Frame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the flow from here to there, and back, as a :class:`Motion` has them."""
+        if here.index < there.index:
+            motion = self._between(here.index, there.index)
+            return motion.onward, motion.home
+        motion = self._between(there.index, here.index)
+        return motion.home, motion.onward
 
-    def _grey(self, frame: _Frame) -> NDArray[np.uint8]:
-        if frame.index not in self._greys:
-            grey = cv2.cvtColor(frame.colours, cv2.COLOR_RGB2GRAY)
-            self._greys[frame.index] = grey.astype(np.uint8, copy=False)
-        return self._greys[frame.index]
+    def _between(self, first: int, second: int) -> Motion:
+        """Return the motion from one frame to a later one, by their indices."""
+        span = second - first
+        if span == 1:
+            frame = self._frames[first]
+            if frame.motion is None:
+                frame.motion = motion_between(frame.grey, self._frames[second].grey)
+            return frame.motion
+        if (first, second) not in self._known:
+            middle = first + (1 << (span - 1).bit_length() - 1)
+            self._known[first, second] = joined(
+                self._between(first, middle), self._between(middle, second)
+            )
+        return self._known[first, second]
 
 
-def _carried_to(
-    frame: _Frame, keys: Sequence[_Frame], motions: _Motions, *, is_final: bool = False
-) -> tuple[Matte, Matte]:
+def _carried_to(frame: _Frame, keys: Sequence[_Frame], motions: _Motions) -> tuple[Matte, Matte]:
     """Return the matte that a frame gets from others, and how far it is to be trusted.
 
     Args:
         frame: The frame.
         keys: Frames with mattes, of the same shot.
         motions: Those of the block.
-        is_final: Edges have to be in their place: with flow of the full size outlines agree with
-            the truth's by a third of a point better.
     """
     values = np.zeros_like(_matte_of(keys[0]))
     weights = np.zeros_like(values)
     trusted = np.full_like(values, _LEAST_TRUST)
+    size = (values.shape[0], values.shape[1])
     for key in keys:
-        onward, found = motions.to(frame, key)
-        if is_final:
-            onward = flow(frame.luma, key.luma)
+        there, back = motions.to(frame, key)
+        found = trust(frame.colours, key.colours, there, back, size)
         np.maximum(trusted, found, out=trusted)
-        weight = (found + np.float32(_LEAST_WEIGHT)) / np.float32(abs(key.index - frame.index))
-        weights += weight
-        weight *= warp(_matte_of(key), onward)
-        values += weight
+        found += np.float32(_LEAST_WEIGHT)
+        found /= np.float32(abs(key.index - frame.index))
+        weights += found
+        found *= look_up(_matte_of(key), full_places(there, size))
+        values += found
     values /= weights
     return values, trusted

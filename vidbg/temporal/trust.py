@@ -33,6 +33,11 @@ def half_size(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(rgb, half, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
+def grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return what flow is found in, uint8 ``(h, w)``, of :func:`half_size`."""
+    return cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
+
+
 def trust(
     here: NDArray[np.uint8],
     there: NDArray[np.uint8],
