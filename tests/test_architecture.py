@@ -55,7 +55,8 @@ LAYERS: list[dict[str, set[str]]] = [
         "matting.u2net": set(),
         "matting.vidbgnet": {"matting.u2net"},
         "matting.resnet_unet": set(),
-        "matting.weights": {"whole"},
+        "matting.kept": {"whole"},
+        "matting.weights": {"matting.kept"},
         "matting.unpickle": {"matting.weights"},
         "matting.architectures": {
             "matting.u2net",

@@ -73,7 +73,8 @@ def test_the_whole_job_with_what_is_built_in(tmp_path: Path) -> None:
     talk = SAMPLES / "talk.mp4"
     run = vidbg(talk, "--matte", "--end", "0.1", "-o", matte, env=os.environ | unreachable)
     assert run.returncode == 0, run.stderr
-    assert not folder.exists()
+    # Nothing but what OpenVINO has made of it.
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {".blob"}
     planes = [
         decode_planes(path, "gray", count=1)[0][0] for path in (matte, SAMPLES / "talk.alpha.mkv")
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import logging
 import os
@@ -10,6 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from safetensors.torch import save_file
 
 from vidbg.errors import DeviceError
 from vidbg.matting import engines
-from vidbg.matting.architectures import ARCHITECTURES, load_network
+from vidbg.matting.architectures import ARCHITECTURES, Architecture, load_network
 from vidbg.matting.engines import Engine, NotConvertible
 from vidbg.matting.segmenter import NetworkSegmenter, load_segmenter
 from vidbg.matting.weights import Ranges, default_model, package_dir, ranges_of, registry
@@ -85,6 +88,7 @@ def test_random_weights_give_what_pytorch_gives(name: str, size: tuple[int, int]
 def test_the_large_network_gives_what_pytorch_gives() -> None:
     network = randomise(built("u2net"))
     engine = Engine("u2net", parameters_of(network), ARCHITECTURES["u2net"], threads=1)
+    assert engine._basis is None  # 177 MB are not kept for the next job
     rgb = pictures(1, 64, 96)
     np.testing.assert_allclose(engine(rgb), expected(network, "u2net", rgb), atol=1e-5)
 
@@ -266,6 +270,232 @@ def test_memory_does_not_grow() -> None:
     for _ in range(200):
         engine(rgb)
     assert psutil.Process().memory_info().rss - before < 4 << 20
+
+
+# What is kept for the next job
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where compiled networks are kept; nothing is yet."""
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", str(tmp_path / "weights"))
+    return tmp_path / "weights" / "compiled"
+
+
+def never(*_: object) -> None:
+    raise AssertionError("it is compiled")
+
+
+def small_engine() -> Engine:
+    return Engine("u2netp", parameters_of(random_network()), ARCHITECTURES["u2netp"], threads=1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_next_job_compiles_nothing_and_sees_the_same(
+    precision: str, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [(96, 160), (64, 64)]
+    rgb = [pictures(2, *size) for size in sizes]
+    first = default_engine(precision)
+    first.prepare(sizes)
+    kept = set(compiled.iterdir())
+    assert len(kept) == len(sizes)
+    monkeypatch.setattr(Engine, "_compiled", never)
+    second, third = default_engine(precision), default_engine(precision)
+    third.prepare(sizes)
+    for each in rgb:
+        matte = first(each)
+        assert matte.std() > 0.01
+        np.testing.assert_array_equal(second(each), matte)
+        np.testing.assert_array_equal(third(each), matte)
+    request = second._request(sizes[0])
+    assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
+    assert request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is False
+    with pytest.raises(AssertionError, match="it is compiled"):
+        second(pictures(1, 64, 96))
+    assert set(compiled.iterdir()) == kept
+
+
+def nudged(values: NDArray[Any]) -> NDArray[Any]:
+    """An array whose last number is the next one."""
+    other = values.copy()
+    other.flat[-1] = np.nextafter(other.flat[-1], np.inf, dtype=values.dtype)
+    return other
+
+
+def with_ranges(edit: Callable[[Ranges], Ranges | None]) -> Engine:
+    trained = load_network(WEIGHTS)
+    ranges = ranges_of(WEIGHTS)
+    assert ranges is not None
+    parameters = parameters_of(trained.network)
+    return Engine("vidbg-s", parameters, trained.architecture, 1, edit(ranges))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda r: None,
+        lambda r: Ranges(r.largest, r.exact | {"stage1.rebnconvin"}),
+        lambda r: Ranges({**r.largest, "stem": nudged(r.largest["stem"])}, r.exact),
+        lambda r: Ranges({**r.largest, "unused": np.ones(1)}, r.exact),
+    ],
+)
+def test_other_ranges_make_another_network(edit: Callable[[Ranges], Ranges | None]) -> None:
+    same = with_ranges(lambda r: Ranges(dict(reversed(r.largest.items())), r.exact))._basis
+    assert same == default_engine("int8")._basis is not None
+    assert with_ranges(edit)._basis not in (same, None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda d, spec: ({**d, "side3.bias": nudged(d["side3.bias"])}, spec, 1),
+        lambda d, spec: (
+            # Of one shape.
+            {**d, "side5.weight": d["side6.weight"], "side6.weight": d["side5.weight"]},
+            spec,
+            1,
+        ),
+        lambda d, spec: (d, replace(spec, mean=(*spec.mean[:2], 0.5)), 1),
+        lambda d, spec: (d, replace(spec, std=(0.5, *spec.std[1:])), 1),
+        lambda d, spec: (d, replace(spec, mean=spec.std, std=spec.mean), 1),
+        lambda d, spec: (d, spec, 2),
+    ],
+)
+def test_other_parameters_make_another_network(
+    changed: Callable[[Parameters, Architecture], tuple[Parameters, Architecture, int]],
+) -> None:
+    parameters, spec = parameters_of(random_network()), ARCHITECTURES["u2netp"]
+    same = Engine("u2netp", dict(reversed(parameters.items())), spec, 1)._basis
+    assert same == small_engine()._basis is not None
+    assert Engine("u2netp", *changed(parameters, spec))._basis not in (same, None)
+
+
+class Core:
+    """OpenVINO's, which says something else about the CPU."""
+
+    def __init__(self, said: dict[str, object]) -> None:
+        self._core = importlib.import_module("openvino").Core()
+        self._said = said
+
+    def get_property(self, device: str, name: str) -> object:
+        assert device == "CPU"
+        return self._said.get(name) or self._core.get_property(device, name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda engine, patch: patch.setattr(engines, "__version__", "0"),
+        lambda engine, patch: patch.setattr(engines, "__file__", __file__),
+        lambda engine, patch: patch.setattr(engines, "__file__", str(ROOT / "nothing.py")),
+        lambda engine, patch: patch.setattr(engines, "_instructions", lambda *_: "avx512_vnni"),
+        lambda engine, patch: patch.setattr(engines, "_adds_pairs_exactly", lambda: None),
+        lambda engine, patch: patch.setattr(np, "__version__", "0"),
+        lambda engine, patch: patch.setattr(engines._openvino(), "get_version", lambda: "0"),
+        lambda engine, patch: patch.setattr(engine, "_core", Core({"FULL_DEVICE_NAME": "another"})),
+        lambda engine, patch: patch.setattr(
+            engine, "_core", Core({"OPTIMIZATION_CAPABILITIES": ["FP32", "EXPORT_IMPORT"]})
+        ),
+        lambda engine, patch: patch.setitem(engine._options, "ENABLE_CPU_PINNING", True),
+    ],
+)
+def test_other_circumstances_make_another_network(
+    change: Callable[[Engine, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, other = small_engine(), small_engine()
+    assert same._basis is not None
+    change(other, monkeypatch)
+    assert other._basis not in (same._basis, None)
+
+
+def test_another_process_agrees_on_what_makes_a_network() -> None:
+    program = """
+        from vidbg.matting.segmenter import load_segmenter
+        print(load_segmenter(device="cpu", precision="int8", threads=1)._engine._basis)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "7"},  # that of the order of sets
+    )
+    assert done.stdout.strip() == default_engine("int8")._basis
+
+
+def test_what_was_kept_of_another_network_is_not_used(
+    compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = pictures(1, 64, 64)
+    small_engine()(rgb)
+    monkeypatch.setattr(engines, "__version__", "0")
+    small_engine()(rgb)
+    assert len(list(compiled.iterdir())) == 2
+    monkeypatch.setattr(Engine, "_compiled", never)
+    small_engine()(rgb)
+
+
+@pytest.mark.parametrize("spoil", ["damaged", "nonsense", "everybody's"])
+def test_what_cannot_be_used_is_compiled_anew(
+    spoil: str, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if spoil == "everybody's" and sys.platform == "win32":
+        pytest.skip("POSIX has modes")
+    rgb = pictures(1, 64, 64)
+    matte = small_engine()(rgb)
+    (file,) = compiled.iterdir()
+    if spoil == "damaged":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif spoil == "nonsense":  # and yet whole
+        file.unlink()
+        origin = file.name.partition(".")[0]
+        file = compiled / f"{origin}.{hashlib.sha256(b'nonsense').hexdigest()}.blob"
+        file.write_bytes(b"nonsense")
+    else:
+        file.chmod(0o666)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_compiled", never)
+        with pytest.raises(AssertionError, match="it is compiled"):
+            small_engine()(rgb)
+    np.testing.assert_array_equal(small_engine()(rgb), matte)
+    monkeypatch.setattr(Engine, "_compiled", never)
+    np.testing.assert_array_equal(small_engine()(rgb), matte)
+    assert file.exists() == (spoil == "everybody's")
+
+
+class NotExported:
+    def __init__(self, network: Any) -> None:
+        self.create_infer_request = network.create_infer_request
+
+    def export_model(self, stream: object) -> None:
+        raise RuntimeError("Exception from compiled_model.cpp:\nnot implemented")
+
+
+def test_nothing_has_to_be_kept(
+    tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = pictures(1, 64, 64)
+    matte = small_engine()(rgb)
+    # In a home that is nobody's; in a file.
+    for folder in ("~nobody at all/weights", str(next(compiled.iterdir()))):
+        monkeypatch.setenv("VIDBG_WEIGHTS_DIR", folder)
+        np.testing.assert_array_equal(small_engine()(rgb), matte)
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", str(tmp_path / "never made"))
+    compile_network = Engine._compiled
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_compiled", lambda *args: NotExported(compile_network(*args)))
+        np.testing.assert_array_equal(small_engine()(rgb), matte)
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "_MOST_COMPILED_BYTES", 1 << 20)
+        assert small_engine()._basis is None
+        np.testing.assert_array_equal(small_engine()(rgb), matte)
+    engine = small_engine()
+    monkeypatch.setattr(engine, "_core", Core({"OPTIMIZATION_CAPABILITIES": ["FP32"]}))
+    assert engine._basis is None
+    assert not (tmp_path / "never made").exists()
 
 
 # What cannot be built

@@ -196,6 +196,13 @@ def test_weights_folder_is_the_users_cache_unless_overridden(
     assert weights.cache_dir() == tmp_path / "elsewhere"
 
 
+def test_a_weights_folder_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDBG_WEIGHTS_DIR", "~no-such-user/weights")
+    with pytest.raises(WeightsError, match="no such user") as caught:
+        weights.locate("u2net")
+    assert caught.value.path == Path("~no-such-user/weights")
+
+
 def test_locate_finds_whole_files_only(known: weights.ModelSpec, folder: Path) -> None:
     assert weights.locate("u2netp") is None
     folder.mkdir()

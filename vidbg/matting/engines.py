@@ -1,11 +1,14 @@
 """The networks on a CPU without PyTorch: built for OpenVINO layer by layer, in fp32 or int8.
 
 A network here is its parameters, by the names that they have in checkpoints, and a function that
-writes its layers down for one size of pictures. Nothing is converted by anybody's tool, nothing
-is kept on the disk, and nothing is imported before an engine is made. What is the same in every
-picture is worked out beforehand: batch norm goes into the convolution before it, the network's
-last layer, which weighs its side maps, into the convolutions that make them, and what enlarges
-those maps is a product with two small matrices.
+writes its layers down for one size of pictures. Nothing is converted by anybody's tool, and nothing
+is imported before an engine is made. What is the same in every picture is worked out beforehand:
+batch norm goes into the convolution before it, the network's last layer, which weighs its side
+maps, into the convolutions that make them, and what enlarges those maps is a product with two small
+matrices.
+
+What OpenVINO makes of a network for one size takes it up to half a second. It is kept in the
+weights folder for the next job, under a name that tells of all that it was made from.
 
 In int8 every map between two layers is 8 bits a sample, and so are weights, with a scale for each
 channel of a map (R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient
@@ -18,7 +21,9 @@ pictures once, by benchmarks/calibrate.py.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import io
 import logging
 import os
 import platform
@@ -28,13 +33,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidbg import machine
+from vidbg import __version__, machine
+from vidbg.errors import WeightsError
+from vidbg.matting.kept import Shelf
+from vidbg.matting.weights import cache_dir
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +58,11 @@ _BATCH_NORM_EPS = 1e-5
 # A clip is looked at in two sizes, its own and a square; a folder of clips has a few more. Each
 # holds its own weights and maps, 20 to 100 MB for the small networks.
 _SIZES_KEPT = 4
+# On the disk: of the small networks 3 to 10 MB for each size, so that a few clips of different
+# shapes, in two precisions, have theirs. The large one would take 177 MB, and longer to be read and
+# checked than the 0.15 s that importing saves.
+_COMPILED_KEPT = 8
+_MOST_COMPILED_BYTES = 1 << 25
 _LARGEST_INT8 = 127
 _CPU_INFO = Path("/proc/cpuinfo")
 _REPORTER = "openvino_telemetry"
@@ -186,19 +201,79 @@ class Engine:
         with self._turn, ThreadPoolExecutor(machine.cores(), "compile") as pool:
             missing = [size for size in dict.fromkeys(sizes) if size not in self._requests]
             del missing[_SIZES_KEPT:]
-            for size, request in zip(missing, pool.map(self._made, missing), strict=True):
+            made = pool.map(self._made, missing, repeat(self._basis))
+            for size, request in zip(missing, made, strict=True):
                 self._keep(size, request)
 
     def _request(self, size: tuple[int, int]) -> Any:
         """Return what runs pictures of a size, made on first use."""
         if size not in self._requests:
-            self._keep(size, self._made(size))
+            self._keep(size, self._made(size, self._basis))
         self._requests.move_to_end(size)
         return self._requests[size]
 
-    def _made(self, size: tuple[int, int]) -> Any:
+    def _made(self, size: tuple[int, int], basis: str | None) -> Any:
+        """Return what runs pictures of a size: from what an earlier job has kept, or anew."""
+        shelf = _shelf()
+        if basis is None or shelf is None:
+            return self._compiled(size).create_infer_request()
+        origin = hashlib.sha256(f"{basis} {size}".encode()).hexdigest()
+        content = shelf.find(origin)
+        if content is not None:
+            try:
+                imported = self._core.import_model(io.BytesIO(content), "CPU", self._options)
+                return imported.create_infer_request()
+            except Exception as error:
+                # Any exception: it is of no use, whatever OpenVINO says about it.
+                logger.debug("what was kept for %s cannot be used: %s", size, error)
+                shelf.discard(origin, content)
+        compiled = self._compiled(size)
+        try:
+            exported = io.BytesIO()
+            compiled.export_model(exported)
+            shelf.keep(origin, exported.getvalue())
+        except Exception as error:  # it will take as long again
+            logger.debug("what was compiled for %s is not kept: %s", size, error)
+        return compiled.create_infer_request()
+
+    def _compiled(self, size: tuple[int, int]) -> Any:
         model = _written(self._architecture, self._layers, self._spec, size, self._ranges)
-        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        return self._core.compile_model(model, "CPU", self._options)
+
+    @cached_property
+    def _basis(self) -> str | None:
+        """The digest of all that decides what is compiled but the size; None: it is not kept."""
+        # No smaller than its weights: spares the large network the export of what is too large.
+        sample_bytes = 4 if self._ranges is None else 1
+        if self._layers.samples() * sample_bytes > _MOST_COMPILED_BYTES:
+            return None
+        try:
+            capabilities = sorted(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+            device = self._core.get_property("CPU", "FULL_DEVICE_NAME")
+        except RuntimeError as error:
+            logger.debug("nothing is known of the CPU: %s", error)
+            return None
+        if "EXPORT_IMPORT" not in capabilities:
+            return None
+        decisive = (
+            __version__,
+            _source_digest(),
+            # Batch norm is folded by NumPy.
+            np.__version__,
+            _openvino().get_version(),
+            device,
+            capabilities,
+            # Where it runs in the cloud a CPU is called "AMD EPYC", whichever of them it is.
+            _instructions(),
+            _adds_pairs_exactly(),
+            sorted(self._options.items()),
+            self._architecture,
+            [float(value) for value in (*self._spec.mean, *self._spec.std)],
+            self._layers.digest(),
+            None if self._ranges is None else _digest_of(self._ranges.largest),
+            None if self._ranges is None else sorted(self._ranges.exact),
+        )
+        return hashlib.sha256(repr(decisive).encode()).hexdigest()
 
     def _keep(self, size: tuple[int, int], request: Any) -> None:
         if len(self._requests) >= _SIZES_KEPT:
@@ -212,6 +287,36 @@ def _threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     cores = machine.cores()
     return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores
+
+
+def _shelf() -> Shelf | None:
+    """Return where what was compiled is kept; None where no folder of weights can be named."""
+    try:
+        return Shelf(cache_dir() / "compiled", ".blob", _COMPILED_KEPT, _MOST_COMPILED_BYTES)
+    except WeightsError:
+        return None
+
+
+def _source_digest() -> str:
+    """Return what tells this file from others that write a network down otherwise.
+
+    Empty where it cannot be read; vidbg's version has to do then.
+    """
+    try:
+        return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the digest of arrays and their names, in whatever order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        # Shape and type say where an array ends and the next name begins.
+        digest.update(repr((name, values.dtype.str, arrays[name].shape)).encode())
+        digest.update(values.data)
+    return digest.hexdigest()
 
 
 def multiplies_bytes() -> bool:
@@ -301,6 +406,14 @@ class _Layers:
             if values.dtype.kind != "f" or not np.isfinite(self._parameters[name]).all():
                 raise NotConvertible(f"{name} is not made of finite numbers")
         self._used: set[str] = set()
+
+    def samples(self) -> int:
+        """Return how many numbers there are."""
+        return sum(values.size for values in self._parameters.values())
+
+    def digest(self) -> str:
+        """Return what tells them from others."""
+        return _digest_of(self._parameters)
 
     def unused(self) -> list[str]:
         """Return the names of parameters that nobody has asked for."""
@@ -565,11 +678,17 @@ def _adds_pairs_exactly(cpu_info: Path = _CPU_INFO) -> bool:
     """
     if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
         return True
+    return bool({"avx512_vnni", "avx_vnni"} & set(_instructions(cpu_info).split()))
+
+
+def _instructions(cpu_info: Path = _CPU_INFO) -> str:
+    """Return what Linux calls the CPU's sets of instructions, with spaces; elsewhere ""."""
     try:
-        text = cpu_info.read_text(encoding="ascii", errors="replace")
+        with cpu_info.open(encoding="ascii", errors="replace") as lines:
+            named = (line for line in lines if line.startswith(("flags", "Features")))
+            return next(named, "").partition(":")[2].strip()
     except OSError:  # another system than Linux
-        return False
-    return bool({"avx512_vnni", "avx_vnni"} & set(text.split()))
+        return ""
 
 
 def _residual_u(graph: _Graph, name: str, x: _Map, dilations: tuple[int, ...] | int) -> _Map:

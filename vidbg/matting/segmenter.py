@@ -222,7 +222,8 @@ class NetworkSegmenter:
     def prepare(self, sizes: Iterable[tuple[int, int]]) -> None:
         """Make an engine ready for pictures of some sizes, all at the same time.
 
-        Each takes it some half a second, on one core, when its first picture comes.
+        Each takes it some half a second, on one core, when its first picture comes; what an
+        earlier job has kept of it, a third of that.
 
         Args:
             sizes: (height, width), as :meth:`input_size` says.

@@ -30,9 +30,9 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from vidbg import __version__
-from vidbg.errors import OutputError, WeightsError
+from vidbg.errors import WeightsError
 from vidbg.lock import take_lock
-from vidbg.whole import write_whole
+from vidbg.matting.kept import Shelf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,6 @@ _UNPICKLE_S = 120
 _SIDES_PX = range(32, 2049)
 # Ten times the largest that is known; what is larger is another kind of file.
 _MOST_BYTES = 1 << 31
-_CONVERTED = "converted"
 _CONVERTED_KEPT = 4
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -213,10 +212,20 @@ def cache_dir() -> Path:
     """Return the folder that holds downloaded weights; it need not exist yet.
 
     The user's cache folder, or the one that the environment variable VIDBG_WEIGHTS_DIR names.
+
+    Raises:
+        WeightsError: That is in the home of a user who does not exist.
     """
     override = os.environ.get("VIDBG_WEIGHTS_DIR")
     if override:
-        return Path(override).expanduser().absolute()
+        try:
+            return Path(override).expanduser().absolute()
+        except RuntimeError as error:
+            raise WeightsError(
+                "cannot be the weights folder: there is no such user",
+                path=Path(override),
+                hint="Set VIDBG_WEIGHTS_DIR to a folder",
+            ) from error
     return platformdirs.user_cache_path("vidbg", appauthor=False) / "weights"
 
 
@@ -662,41 +671,16 @@ def _metadata(content: bytes) -> object:
 def _without_pickle(path: Path, content: bytes) -> bytes:
     """Return a PyTorch checkpoint as safetensors: as kept from the last time, or read anew.
 
-    Reading it takes PyTorch, and two seconds that every job with such weights would wait. What is
-    kept has the digests of both in its name, and counts for nothing unless they are right.
+    Reading it takes PyTorch, and two seconds that every job with such weights would wait.
     """
-    folder = cache_dir() / _CONVERTED
+    shelf = Shelf(cache_dir() / "converted", ".safetensors", _CONVERTED_KEPT, _MOST_BYTES)
     # Another version may read the same otherwise.
     origin = hashlib.sha256(__version__.encode() + b" " + content).hexdigest()
-    with suppress(OSError):
-        for kept in folder.glob(f"{origin}.*.safetensors"):
-            converted = kept.read_bytes()
-            if kept.name == _converted_name(origin, converted):
-                with suppress(OSError):
-                    os.utime(kept)
-                return converted
-            kept.unlink()
-    converted = _unpickled(path, content)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / _converted_name(origin, converted), converted)
-        by_age = sorted(folder.glob("*.safetensors"), key=_modified, reverse=True)
-        for old in by_age[_CONVERTED_KEPT:]:
-            old.unlink(missing_ok=True)
-    except (OSError, OutputError) as error:  # it will take as long again
-        logger.debug("%s is not kept: %s", path, error)
+    converted = shelf.find(origin)
+    if converted is None:
+        converted = _unpickled(path, content)
+        shelf.keep(origin, converted)
     return converted
-
-
-def _converted_name(origin: str, converted: bytes) -> str:
-    return f"{origin}.{hashlib.sha256(converted).hexdigest()}.safetensors"
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # removed by another job
-        return 0.0
 
 
 def _unpickled(path: Path, content: bytes) -> bytes:
