@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -21,11 +21,14 @@ from clips import (
     run_ffmpeg,
     stream_facts,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import vidbg
 from vidbg import machine, pipeline
 from vidbg.errors import DecodeError, InputError, OutputError, WeightsError
+from vidbg.frames import FrameBatch, MattedBatch, PlaneFormat
 from vidbg.job import Job, matte_job
 from vidbg.matting.chroma import ChromaKeyer
 from vidbg.media import background, encode
@@ -125,8 +128,8 @@ def test_opaque_pixels_are_the_source_bit_for_bit_in_every_working_format(
     assert info.format.pix_fmt == pix_fmt
     lossless(source, tmp_path / "all.mkv", everything)
     after = decode_planes(tmp_path / "all.mkv", pix_fmt)
-    for given, written in zip(planes, after, strict=True):
-        np.testing.assert_array_equal(given, written)
+    for before, written in zip(planes, after, strict=True):
+        np.testing.assert_array_equal(before, written)
 
     lossless(source, tmp_path / "none.mkv", nothing)
     for plane in decode_planes(tmp_path / "none.mkv", pix_fmt):
@@ -277,6 +280,33 @@ def test_a_trimmed_clip_is_a_part_of_the_whole_bit_for_bit_when_smoothed(
     )
     for a, b in zip(whole, part, strict=True):
         np.testing.assert_array_equal(a[first:stop], b)
+
+
+@given(data=st.data(), frames=st.integers(1, 30), batch_size=st.integers(1, 5))
+def test_a_part_of_a_clip_ends_with_its_last_frame(
+    data: st.DataObject, frames: int, batch_size: int
+) -> None:
+    first = data.draw(st.integers(0, frames - 1))
+    stop = data.draw(st.none() | st.integers(first + 1, frames))
+    plane_format = PlaneFormat("yuv444p", 8, 0, 0, is_rgb=False)
+    asked = []
+
+    def batches() -> Iterator[MattedBatch]:
+        for start in range(0, frames, batch_size):
+            asked.append(start)
+            numbers = np.arange(start, min(frames, start + batch_size), dtype=np.uint8)
+            plane = numbers.reshape(-1, 1, 1)
+            batch = FrameBatch((plane, plane, plane), plane_format, start)
+            yield MattedBatch(batch, np.stack([plane] * 3, axis=-1), plane.astype(np.float32))
+
+    found = list(pipeline._within(batches(), first, stop, batch_size))
+
+    wanted = range(first, frames if stop is None else stop)
+    assert [int(n) for part in found for n in part.frames.planes[0].ravel()] == list(wanted)
+    assert [int(n) for part in found for n in part.matte.ravel()] == list(wanted)
+    assert all(len(part.frames) == batch_size for part in found[:-1])
+    # No batch is asked for after the one that the last frame is in.
+    assert asked == list(range(0, wanted[-1] + 1, batch_size))
 
 
 def test_smoothing_reads_no_more_than_it_says(tmp_path: Path) -> None:
@@ -499,9 +529,9 @@ def test_away_from_the_edge_nothing_changes_by_default(tmp_path: Path, pix_fmt: 
             edges=edges,
         )
         run(job, segmenter=Painter(left_half))
-        for given, written in zip(planes, decode_planes(out, pix_fmt), strict=True):
+        for before, written in zip(planes, decode_planes(out, pix_fmt), strict=True):
             middle = written.shape[2] // 2
-            np.testing.assert_array_equal(written[..., : middle - 6], given[..., : middle - 6])
+            np.testing.assert_array_equal(written[..., : middle - 6], before[..., : middle - 6])
             assert len(np.unique(written[..., middle + 6 :])) == 1
 
 

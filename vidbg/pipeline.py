@@ -592,19 +592,21 @@ def _within(
     """
     part: MattedBatch | None = None
     for batch in batches:
-        index = batch.frames.first_index
-        end = len(batch.frames) if stop is None else stop - index
-        piece = _part(batch, max(0, first - index), end)
+        index, count = batch.frames.first_index, len(batch.frames)
+        # What follows was read for the sake of the last frame: nobody waits for it.
+        is_last = stop is not None and index + count >= stop
+        piece = _part(batch, max(0, first - index), count if stop is None else stop - index)
         del batch
-        if len(piece.frames) == 0:
-            continue
-        part = piece if part is None else _joined(part, piece)
-        if len(part.frames) >= batch_size:
+        if len(piece.frames):
+            part = piece if part is None else _joined(part, piece)
+        del piece
+        if part is not None and len(part.frames) >= batch_size:
             yield _part(part, 0, batch_size)
             rest = _part(part, batch_size, len(part.frames))
             part = rest if len(rest.frames) else None
             del rest
-        del piece
+        if is_last:
+            break
     if part is not None:
         yield part
 
