@@ -6,6 +6,7 @@ import dataclasses
 import random
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
@@ -767,6 +768,25 @@ def test_flipped_bits_are_noticed(
     kept = FrameReader(info, batch_size=16, allow_damaged=True)
     assert sum(len(batch) for batch in kept) == info.frame_count
     assert kept.damage
+
+
+def test_damage_is_known_to_those_who_do_not_wait_for_the_end(tmp_path: Path) -> None:
+    """A part of a clip is over when its last frame is there."""
+    path = noisy_clip(tmp_path / "clip.mkv", "ffv1", "-slicecrc", "1", "-level", "3")
+    flip_bits(path, 0.1, 0.3)
+    reader = FrameReader(probe(path), batch_size=1, allow_damaged=True)
+    batches = iter(reader)
+    for batch in batches:
+        process = reader._process
+        assert process is not None
+        if batch.first_index >= 20:  # of 50; what was said of those before may take its time
+            deadline = time.monotonic() + 10
+            while not process.damage_count and time.monotonic() < deadline:
+                time.sleep(0.01)
+            next(batches)
+            break
+    batches.close()
+    assert reader.damage
 
 
 def test_a_lost_frame_is_bridged_and_the_clock_kept(tmp_path: Path) -> None:

@@ -193,6 +193,8 @@ def test_by_default_h264_420_crf_19_veryfast(tmp_path: Path, source: Path) -> No
         *("crf=19.0", "ref=1", "subme=2", "rc_lookahead=10"),
         "analyse=0x3:0x3",
     }
+    named = write(tmp_path / "named.mp4", info, flat(info, (500, 400, 600)), preset="veryfast")
+    assert said_by_x264(named) == said_by_x264(path)
     chosen = write(tmp_path / "chosen.mp4", info, flat(info, (500, 400, 600)), preset="faster")
     assert said_by_x264(chosen) >= {"ref=2", "subme=4", "analyse=0x3:0x113"}
 

@@ -196,9 +196,32 @@ def test_weights_folder_is_the_users_cache_unless_overridden(
     assert weights.cache_dir() == tmp_path / "elsewhere"
 
 
+@pytest.mark.parametrize("how", ["raises", "leaves it"])
+def test_somebody_without_a_home_works_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A container's user who is in no list. platformdirs says so, or leaves the ~ where it is."""
+
+    def nowhere(*_: object, **__: object) -> Path:
+        if how == "raises":
+            raise RuntimeError("Could not determine home directory.")
+        return Path("~/.cache/vidbg")
+
+    monkeypatch.delenv("VIDBG_WEIGHTS_DIR", raising=False)
+    monkeypatch.setattr(platformdirs, "user_cache_path", nowhere)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="no such home") as caught:
+        weights.cache_dir()
+    assert "VIDBG_WEIGHTS_DIR" in str(caught.value.hint)
+    assert weights.shelf("some", ".blob", 1, 1) is None
+    arrays, _ = weights.read_arrays(saved(tmp_path / "some.pth", 1.5))
+    np.testing.assert_array_equal(arrays["a"], [1.5] * 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["some.pth"]
+
+
 def test_a_weights_folder_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDBG_WEIGHTS_DIR", "~no-such-user/weights")
-    with pytest.raises(WeightsError, match="no such user") as caught:
+    with pytest.raises(WeightsError, match="no such home") as caught:
         weights.locate("u2net")
     assert caught.value.path == Path("~no-such-user/weights")
 

@@ -15,9 +15,10 @@ flow", Artificial Intelligence 17, 1981, average.
 
 It works at half the size of a matte, where the smoother asks how far to trust a vote. Numbers were
 chosen on the first 24 frames of three clips of DAVIS (camel, dance-twirl, libby). On those of three
-others (dog, horsejump-high, soapbox) the smoother trusts as many votes as with the sibling's flow,
-0.58 of their largest sum against 0.59, the change of mattes along the motion falls from 13.8
-thousandths to 4.8 with either, and overlap with the truth (J) rises from 0.637 to 0.658 and 0.655.
+others (dog, horsejump-high, soapbox) the smoother trusts as many votes as with the sibling's flow
+of the full size, 0.58 of their largest sum against 0.59, the change of mattes along the motion
+falls from 13.8 thousandths to 4.8 with either, and overlap with the truth (J) rises from 0.637 to
+0.658 and 0.655.
 """
 
 from __future__ import annotations

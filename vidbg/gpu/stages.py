@@ -295,6 +295,8 @@ class Stages:
 
             yield from portions.work_off(len(inner.frames), finished)
             del inner, scenery, finished
+            if stop is not None and index + count >= stop:
+                return  # what is left was read for the sake of the last frame
 
     @torch.no_grad()
     def finish(self, batch: DeviceMatted, behind: Tensors | None) -> tuple[_OnDevice, ...]:

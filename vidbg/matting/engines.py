@@ -42,9 +42,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidbg import __version__, machine
-from vidbg.errors import WeightsError
-from vidbg.matting.kept import Shelf
-from vidbg.matting.weights import cache_dir
+from vidbg.matting.weights import shelf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +57,9 @@ _BATCH_NORM_EPS = 1e-5
 # holds its own weights and maps, 20 to 100 MB for the small networks.
 _SIZES_KEPT = 4
 # On the disk: of the small networks 3 to 10 MB for each size, so that a few clips of different
-# shapes, in two precisions, have theirs. The large one would take 177 MB, and longer to be read and
-# checked than the 0.15 s that importing saves.
+# shapes, in two precisions, have theirs; with another number of threads it is another one. The
+# large one would take 177 MB, and longer to be read and checked than the 0.15 s that importing
+# saves.
 _COMPILED_KEPT = 8
 _MOST_COMPILED_BYTES = 1 << 25
 _LARGEST_INT8 = 127
@@ -214,11 +213,11 @@ class Engine:
 
     def _made(self, size: tuple[int, int], basis: str | None) -> Any:
         """Return what runs pictures of a size: from what an earlier job has kept, or anew."""
-        shelf = _shelf()
-        if basis is None or shelf is None:
+        place = shelf("compiled", ".blob", _COMPILED_KEPT, _MOST_COMPILED_BYTES)
+        if basis is None or place is None:
             return self._compiled(size).create_infer_request()
         origin = hashlib.sha256(f"{basis} {size}".encode()).hexdigest()
-        content = shelf.find(origin)
+        content = place.find(origin)
         if content is not None:
             try:
                 imported = self._core.import_model(io.BytesIO(content), "CPU", self._options)
@@ -226,12 +225,12 @@ class Engine:
             except Exception as error:
                 # Any exception: it is of no use, whatever OpenVINO says about it.
                 logger.debug("what was kept for %s cannot be used: %s", size, error)
-                shelf.discard(origin, content)
+                place.discard(origin, content)
         compiled = self._compiled(size)
         try:
             exported = io.BytesIO()
             compiled.export_model(exported)
-            shelf.keep(origin, exported.getvalue())
+            place.keep(origin, exported.getvalue())
         except Exception as error:  # it will take as long again
             logger.debug("what was compiled for %s is not kept: %s", size, error)
         return compiled.create_infer_request()
@@ -287,14 +286,6 @@ def _threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     cores = machine.cores()
     return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores
-
-
-def _shelf() -> Shelf | None:
-    """Return where what was compiled is kept; None where no folder of weights can be named."""
-    try:
-        return Shelf(cache_dir() / "compiled", ".blob", _COMPILED_KEPT, _MOST_COMPILED_BYTES)
-    except WeightsError:
-        return None
 
 
 def _source_digest() -> str:

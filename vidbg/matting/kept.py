@@ -67,7 +67,7 @@ class Shelf:
         with suppress(OSError):
             for path in self.folder.glob(f"{origin}.*{self.suffix}"):
                 with suppress(OSError):
-                    content = _read(path)
+                    content = _read(path, self.most_bytes)
                     if content is None:
                         continue
                     if path == self._path(origin, content):
@@ -78,7 +78,7 @@ class Shelf:
         return None
 
     def keep(self, origin: str, content: bytes) -> None:
-        """Keep what was made from an origin, in place of what was used least recently.
+        """Keep what was made from an origin, in place of what was before or is not used any more.
 
         Args:
             origin: As in :meth:`find`.
@@ -90,11 +90,17 @@ class Shelf:
             self.folder.mkdir(parents=True, exist_ok=True)
             part = Part(self.folder, _PART, "", partial(_write, content=content))
             try:
-                take_name(part.path, self._path(origin, content), overwrite=True)
+                path = self._path(origin, content)
+                take_name(part.path, path, overwrite=True)
             finally:
                 part.path.unlink(missing_ok=True)
                 part.release()
-            self._tidy()
+            # Not all that is made twice comes out the same, and two jobs can be at it at once.
+            others = [made for _, made in self._own(f"{origin}.*") if made != path]
+            by_age = [made for _, made in sorted(self._own("*"), reverse=True)]
+            for old in (*others, *by_age[self.most_files :]):
+                with suppress(OSError):  # root's, or gone
+                    old.unlink()
         except (OSError, OutputError) as error:
             logger.debug("nothing is kept in %s: %s", self.folder, error)
 
@@ -106,21 +112,19 @@ class Shelf:
     def _path(self, origin: str, content: bytes) -> Path:
         return self.folder / f"{origin}.{hashlib.sha256(content).hexdigest()}{self.suffix}"
 
-    def _tidy(self) -> None:
-        """Remove our own files beyond as many as may be."""
-        ages: list[tuple[float, Path]] = []
-        for path in self.folder.glob(f"*{self.suffix}"):
+    def _own(self, stem: str) -> list[tuple[float, Path]]:
+        """Return when our own files of a pattern were used last, and the files."""
+        found: list[tuple[float, Path]] = []
+        for path in self.folder.glob(f"{stem}{self.suffix}"):
             with suppress(OSError):  # removed by another job
                 status = path.lstat()
                 if _is_ours(status):
-                    ages.append((status.st_mtime, path))
-        for _, path in sorted(ages, reverse=True)[self.most_files :]:
-            with suppress(OSError):  # root's
-                path.unlink()
+                    found.append((status.st_mtime, path))
+        return found
 
 
-def _read(path: Path) -> bytes | None:
-    """Return what is in a file of ours, None of what is not.
+def _read(path: Path, most_bytes: int) -> bytes | None:
+    """Return what is in a file of ours that is not too large, None of another.
 
     Raises:
         OSError: It cannot be opened or read.
@@ -128,7 +132,8 @@ def _read(path: Path) -> bytes | None:
     descriptor = os.open(path, _READING)
     try:
         # Asked of what has been opened: a name can come to mean another file in between.
-        if not _is_ours(os.fstat(descriptor)):
+        status = os.fstat(descriptor)
+        if not _is_ours(status) or status.st_size > most_bytes:
             return None
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()

@@ -214,19 +214,37 @@ def cache_dir() -> Path:
     The user's cache folder, or the one that the environment variable VIDBG_WEIGHTS_DIR names.
 
     Raises:
-        WeightsError: That is in the home of a user who does not exist.
+        WeightsError: It would be in the home of somebody who has none.
     """
     override = os.environ.get("VIDBG_WEIGHTS_DIR")
-    if override:
-        try:
+    try:
+        if override:
             return Path(override).expanduser().absolute()
-        except RuntimeError as error:
-            raise WeightsError(
-                "cannot be the weights folder: there is no such user",
-                path=Path(override),
-                hint="Set VIDBG_WEIGHTS_DIR to a folder",
-            ) from error
-    return platformdirs.user_cache_path("vidbg", appauthor=False) / "weights"
+        folder = platformdirs.user_cache_path("vidbg", appauthor=False) / "weights"
+    except RuntimeError:
+        folder = Path(override or "~/.cache/vidbg/weights")
+    if not folder.is_absolute():  # older versions of platformdirs leave the ~ as it is
+        raise WeightsError(
+            "cannot be the weights folder: there is no such home",
+            path=folder,
+            hint="Set VIDBG_WEIGHTS_DIR to a folder",
+        )
+    return folder
+
+
+def shelf(name: str, suffix: str, most_files: int, most_bytes: int) -> Shelf | None:
+    """Return a place in the weights folder for what can be made again, or None without a folder.
+
+    Args:
+        name: Its folder there.
+        suffix: As a :class:`vidbg.matting.kept.Shelf` has it, like the others.
+        most_files: Likewise.
+        most_bytes: Likewise.
+    """
+    try:
+        return Shelf(cache_dir() / name, suffix, most_files, most_bytes)
+    except WeightsError:
+        return None
 
 
 def locate(name: str) -> Path | None:
@@ -673,13 +691,15 @@ def _without_pickle(path: Path, content: bytes) -> bytes:
 
     Reading it takes PyTorch, and two seconds that every job with such weights would wait.
     """
-    shelf = Shelf(cache_dir() / "converted", ".safetensors", _CONVERTED_KEPT, _MOST_BYTES)
+    place = shelf("converted", ".safetensors", _CONVERTED_KEPT, _MOST_BYTES)
+    if place is None:
+        return _unpickled(path, content)
     # Another version may read the same otherwise.
     origin = hashlib.sha256(__version__.encode() + b" " + content).hexdigest()
-    converted = shelf.find(origin)
+    converted = place.find(origin)
     if converted is None:
         converted = _unpickled(path, content)
-        shelf.keep(origin, converted)
+        place.keep(origin, converted)
     return converted
 
 

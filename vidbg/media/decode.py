@@ -120,8 +120,11 @@ class FrameReader:
                     first=self._begin,
                     alpha_depth=alpha_layout(info.format)[1] if info.has_alpha else None,
                 ):
-                    if not self._allow_damaged and self._is_damaged(process):
-                        raise self._damaged(process)
+                    if self._is_damaged(process):
+                        if not self._allow_damaged:
+                            raise self._damaged(process)
+                        # Known even if nobody waits for the end.
+                        self.damage = process.first_damage or process.cause()
                     self.frames_read += len(batch)
                     yield batch
                     del batch

@@ -19,10 +19,10 @@ own matte stays. Votes come from one shot only.
 The window of 33 frames is not gone through frame by frame. Five passes exchange votes between
 frames 8, 4, 2, 1 and 1 apart, one after the other, each vote with the sum of the weights behind it
 (normalised averaging: H. Knutsson and C.-F. Westin, "Normalized and differential convolution",
-CVPR 1993; growing steps: the wavelets "à trous"), which is 4 pairs of flows for a frame where 16
-would be needed. Long steps come first: what they bring that is not quite in place is smoothed by
-the short ones. The last is there for mattes that take turns (:mod:`vidbg.matting.views`), which
-frames further apart know nothing of.
+CVPR 1993; growing steps: the wavelets "à trous"), which is 4 pairs of flows for a frame, or 3 where
+carried mattes bring one along, where 16 would be needed. Long steps come first: what they bring
+that is not quite in place is smoothed by the short ones. The last is there for mattes that take
+turns (:mod:`vidbg.matting.views`), which frames further apart know nothing of.
 """
 
 from __future__ import annotations
