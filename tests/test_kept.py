@@ -102,6 +102,17 @@ def test_those_used_last_stay(shelf: Shelf) -> None:
     assert {name.partition(".")[0] for name in names(shelf)} == {"0", "2", "3", other.name}
 
 
+def test_what_is_being_written_takes_no_place(shelf: Shelf) -> None:
+    shelf.folder.mkdir(parents=True)
+    part = shelf.folder / f".another.0123abcd.part{SUFFIX}"
+    part.touch()
+    os.utime(part, (0, 0))
+    for number in range(3):
+        shelf.keep(f"{number}", CONTENT)
+    part.unlink()  # is still there
+    assert all(shelf.find(f"{number}") == CONTENT for number in range(3))
+
+
 def test_what_is_too_large_is_not_kept(shelf: Shelf) -> None:
     shelf.keep(ORIGIN, bytes(shelf.most_bytes + 1))
     assert not shelf.folder.exists()
@@ -234,7 +245,7 @@ def test_an_interruption_leaves_nothing(shelf: Shelf, monkeypatch: pytest.Monkey
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("vidbg.matting.kept.os.fdopen", "vidbg.matting.kept.take_name"):
+    for name in ("vidbg.whole.os.fdopen", "vidbg.whole.os.replace"):
         with monkeypatch.context() as patch:
             patch.setattr(name, interrupted)
             with pytest.raises(KeyboardInterrupt):

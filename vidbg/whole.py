@@ -9,12 +9,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from vidbg.errors import OutputError
 from vidbg.lock import take_distant_lock
 
 _MAX_STEM = 40
+# Windows would change the ends of lines.
+_AS_BYTES = getattr(os, "O_BINARY", 0)
 
 
 class Part:
@@ -123,22 +126,40 @@ def take_name(part: Path, path: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot be named ({error.strerror})", path=path) from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file; what is there under its name is replaced at once, or stays.
 
     Args:
         path: The file.
         content: What goes in.
+        mode: Who may do what with it, as far as the process's umask allows it.
 
     Raises:
         OutputError: It cannot be written.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    make = partial(_write_new, content=content, mode=mode)
     try:
-        part.write_bytes(content)
-        os.replace(part, path)
+        part = Part(path.parent, f".{path.stem}", path.suffix, make)
+        try:
+            os.replace(part.path, path)
+        finally:  # an interruption too leaves nothing
+            with suppress(OSError):
+                part.path.unlink(missing_ok=True)
+            part.release()
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", path=path) from error
-    finally:  # an interruption too leaves nothing
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        OSError: It cannot be written, or there is such a file.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _AS_BYTES, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -16,15 +16,13 @@ import stat
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from vidbg.errors import OutputError
-from vidbg.whole import Part, take_name
+from vidbg.whole import write_whole
 
 logger = logging.getLogger(__name__)
 
-_PART = "kept"
 # Root may have put it there for everybody.
 _MODE = 0o644
 # A pipe in a file's place is not waited for, and what a link leads to was not put there by us.
@@ -35,7 +33,6 @@ _READING = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_BINARY", 0)
 )
-_MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +85,11 @@ class Shelf:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = Part(self.folder, _PART, "", partial(_write, content=content))
-            try:
-                path = self._path(origin, content)
-                take_name(part.path, path, overwrite=True)
-            finally:
-                part.path.unlink(missing_ok=True)
-                part.release()
+            path = self._path(origin, content)
+            write_whole(path, content, _MODE)
             # Not all that is made twice comes out the same, and two jobs can be at it at once.
             others = [made for _, made in self._own(f"{origin}.*") if made != path]
-            by_age = [made for _, made in sorted(self._own("*"), reverse=True)]
+            by_age = [made for _, made in sorted(self._own("[!.]*"), reverse=True)]
             for old in (*others, *by_age[self.most_files :]):
                 with suppress(OSError):  # root's, or gone
                     old.unlink()
@@ -148,18 +140,3 @@ def _is_ours(status: os.stat_result) -> bool:
     if sys.platform == "win32":  # which keeps users apart by the folders that they have
         return True
     return status.st_uid in (os.geteuid(), 0) and not status.st_mode & stat.S_IWOTH
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is not there yet.
-
-    Raises:
-        OSError: It cannot be written, or there is such a file.
-    """
-    descriptor = os.open(path, _MAKING, _MODE)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-    except BaseException:  # an interruption too leaves nothing
-        path.unlink(missing_ok=True)
-        raise
