@@ -6,10 +6,7 @@ import hashlib
 import importlib
 import json
 import logging
-import os
-import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +22,7 @@ from checkpoints import built, random_network, random_u2netp, randomise
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from programs import told_by
 from safetensors.torch import save_file
 
 from vidbg.errors import DeviceError
@@ -414,16 +412,8 @@ def test_another_process_agrees_on_what_makes_a_network() -> None:
         from vidbg.matting.segmenter import load_segmenter
         print(load_segmenter(device="cpu", precision="int8", threads=1)._engine._basis)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "7"},  # that of the order of sets
-    )
-    assert done.stdout.strip() == default_engine("int8")._basis
+    told = told_by(program, PYTHONHASHSEED="7")  # that of the order of sets
+    assert told.strip() == default_engine("int8")._basis
 
 
 def test_what_was_kept_of_another_network_is_not_used(
@@ -656,17 +646,8 @@ def test_nothing_is_asked_of_a_network_and_pytorch_stays_out(tmp_path: Path) -> 
         assert threading.active_count() == 1
         print(*told, *sorted({"torch", "openvino_telemetry"} & set(sys.modules)))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+    told = told_by(program, HOME=str(tmp_path), USERPROFILE=str(tmp_path))
+    assert told.split() == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -681,16 +662,8 @@ def test_a_whole_job_does_without_pytorch(plain_clip: Path, tmp_path: Path) -> N
         finally:
             print(*sorted({{"torch", "openvino"}} & set(sys.modules)))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "openvino"
+    told = told_by(program)
+    assert told.splitlines()[-1] == "openvino"
 
 
 @pytest.mark.parametrize(("library", "only_a_cpu"), [(None, True), ("driver", False)])

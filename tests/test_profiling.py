@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import random_u2netp
 from clips import make_clip
+from programs import told_by
 from test_cli import SAMPLES, vidbg
 
 from vidbg.cli.profiling import fields_of, lines_of, sentence
@@ -94,16 +93,8 @@ def test_pytorch_is_not_loaded_to_say_a_sentence() -> None:
         print(*{"torch"} & set(sys.modules))
     """
     # In a process of its own: here others have loaded it.
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=Path(__file__).parents[1],
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+    told = told_by(program)
+    assert told.split() == []
 
 
 def test_figures_are_those_of_a_frame() -> None:
