@@ -234,7 +234,7 @@ CODECS: dict[str, Codec] = {
         # 100 MB less at 4K.
         options=(("x264-params", "sync-lookahead=0"),),
         # Macroblocks between frames are not divided: a quarter less time than veryfast, for files
-        # that are 1.4 % larger at the same XPSNR (benchmarks/RESULTS.md).
+        # that are up to 1.9 % larger at the same XPSNR (benchmarks/RESULTS.md).
         usual=(("x264-params", f"sync-lookahead=0:{_WHOLE_BLOCKS}"),),
         # At 4K 390 MB less of 980, however many cores there are: threads share a frame, 4 are
         # looked at ahead in place of 10, and one B-frame goes between others in place of up to 3.
